@@ -1,0 +1,112 @@
+"""Choice of device, precision and threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import joblib
+import numpy as np
+import torch
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device a name stands for; "auto" is CUDA, else Apple's MPS, else the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the device is unknown or not there.
+    """
+    if isinstance(device, str) and device == "auto":
+        return torch.device(_best_available())
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device={device!r} is no device that PyTorch knows. Use 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or a torch.device."
+        ) from error
+    if resolved.type == "cuda" and resolved.index is None and torch.cuda.is_available():
+        resolved = torch.device("cuda", torch.cuda.current_device())
+    if not is_available(resolved):
+        raise ValueError(
+            f"device={str(device)!r} is not available on this machine: {_what_there_is()}. Use device='auto' or device='cpu'."
+        )
+    return resolved
+
+
+def is_available(device: torch.device) -> bool:
+    """Whether tensors can be placed on the device here and now."""
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    if device.type == "mps":
+        return torch.backends.mps.is_available()
+    return device.type == "cpu"
+
+
+def _best_available() -> str:
+    if torch.cuda.is_available():
+        return f"cuda:{torch.cuda.current_device()}"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _what_there_is() -> str:
+    n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return f"PyTorch {torch.__version__} sees {n_cuda} CUDA device(s) and {'an' if torch.backends.mps.is_available() else 'no'} MPS device"
+
+
+def input_dtypes(dtype: str, device: torch.device, solver: str) -> tuple[type[np.floating], ...]:
+    """The precisions X may keep for training; any other is converted to the first.
+
+    "auto" does on the CPU what scikit-learn does: float32 input trains in float32, all
+    other in float64; L-BFGS always in float64, since scipy hands back float64 parameters.
+    On a GPU "auto" is float32, as most GPUs are slow in float64 or lack it.
+
+    Raises
+    ------
+    ValueError
+        If float64 is asked for on a device that lacks it.
+    """
+    if dtype == "auto":
+        if device.type != "cpu":
+            return (np.float32,)
+        return (np.float64,) if solver == "lbfgs" else (np.float64, np.float32)
+    if dtype == "float64" and device.type == "mps":
+        raise ValueError("dtype='float64' is not supported on Apple's MPS device. Use dtype='float32' or device='cpu'.")
+    return (np.float64,) if dtype == "float64" else (np.float32,)
+
+
+_thread_lock = threading.Lock()
+_thread_users = 0
+_thread_setting = 0  # the user's, while a fit has its own
+
+
+@contextmanager
+def training_threads() -> Iterator[None]:
+    """Train on one thread inside a pool of threads, else on as many as the user set.
+
+    joblib's processes are limited by joblib itself. In its threads nothing is: n fits
+    at once would each start a thread a core.
+    """
+    global _thread_users, _thread_setting
+    in_pool = threading.current_thread() is not threading.main_thread() and _nesting_level() > 0
+    if not in_pool:
+        yield
+        return
+    with _thread_lock:
+        if _thread_users == 0:
+            _thread_setting = torch.get_num_threads()
+        _thread_users += 1
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _thread_lock:
+            _thread_users -= 1
+            torch.set_num_threads(_thread_setting)
+
+
+def _nesting_level() -> int:
+    backend, _ = joblib.parallel.get_active_backend()
+    return backend.nesting_level or 0
