@@ -21,8 +21,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import nn
 
 from ._data import Rows, Shuffler, TrainingData, as_tensor
-from ._device import input_dtypes, is_available, resolve_device, training_threads
-from ._gradients import predict_rows
+from ._device import compute_threads, input_dtypes, is_available, resolve_device
+from ._gradients import BLOCK_SIZE, predict_rows
 from ._losses import Loss
 from ._network import StackedMLP, initial_parameters, sequential
 from ._solvers import SGD, Adam, Solver
@@ -152,11 +152,10 @@ class BaseMLPTorch(BaseEstimator, ABC):
         )
         before = network.flat.detach().clone() if resuming else None
         try:
-            with training_threads():
-                if self.solver == "lbfgs":
-                    self._fit_lbfgs(network, loss, data)
-                else:
-                    self._fit_stochastic(network, loss, data, random_state, incremental)
+            if self.solver == "lbfgs":
+                self._fit_lbfgs(network, loss, data)
+            else:
+                self._fit_stochastic(network, loss, data, random_state, incremental)
         except _Diverged:
             if before is not None:  # the model that was good before stays as it was
                 network.flat.data.copy_(before)
@@ -166,7 +165,9 @@ class BaseMLPTorch(BaseEstimator, ABC):
         return self
 
     def _fit_lbfgs(self, network: StackedMLP, loss: Loss, data: TrainingData) -> None:
-        result = train_lbfgs(network, loss, data, self._training_options(len(data.rows)), max_fun=self.max_fun)
+        options = self._training_options(len(data.rows))
+        with compute_threads(network.n_coefs * len(data.rows)):
+            result = train_lbfgs(network, loss, data, options, max_fun=self.max_fun)
         if not (math.isfinite(result.fun) or result.interrupted) or not network.flat.isfinite().all():
             raise _Diverged(f"The loss is {result.fun} after {result.nit} iterations of L-BFGS.")
         self.n_iter_ = min(result.nit, self.max_iter)
@@ -206,7 +207,8 @@ class BaseMLPTorch(BaseEstimator, ABC):
         options = self._training_options(len(data.train))
 
         one_epoch = 1 if incremental else None
-        train(network, self._solver, loss, data, [shuffler], [options], [progress], max_epochs=one_epoch)
+        with compute_threads(network.n_coefs * options.batch_size):
+            train(network, self._solver, loss, data, [shuffler], [options], [progress], max_epochs=one_epoch)
 
         if progress.outcome == "diverged" or not network.flat.isfinite().all():
             raise _Diverged(f"The loss is {progress.loss_curve[-1]} at epoch {progress.n_iter}.")
@@ -388,7 +390,8 @@ class BaseMLPTorch(BaseEstimator, ABC):
         X = X.astype(dtype, copy=False)
         weights = [as_tensor(coef.T.astype(dtype, copy=False), self.device_) for coef in self.coefs_]
         biases = [as_tensor(intercept.astype(dtype, copy=False), self.device_) for intercept in self.intercepts_]
-        with training_threads():
+        n_multiply_adds = min(X.shape[0], BLOCK_SIZE) * sum(weight.numel() for weight in weights)
+        with compute_threads(n_multiply_adds):
             outputs = predict_rows(Rows.of(X, self.device_), weights, biases, self.activation, self.out_activation_)
         return outputs.cpu().numpy()
 

@@ -77,36 +77,44 @@ def input_dtypes(dtype: str, device: torch.device, solver: str) -> tuple[type[np
     return (np.float64,) if dtype == "float64" else (np.float32,)
 
 
+#: Multiply-adds of a step from which a second thread gains more than its start costs.
+_THREADING_PAYS_FROM = 4_000_000
+
 _thread_lock = threading.Lock()
 _thread_users = 0
-_thread_setting = 0  # the user's, while a fit has its own
+_thread_setting = 0  # the user's, while fits have their own
 
 
 @contextmanager
-def training_threads() -> Iterator[None]:
-    """Train on one thread inside a pool of threads, else on as many as the user set.
+def compute_threads(n_multiply_adds: int) -> Iterator[None]:
+    """Compute on as many threads as pay, at most the user's; the user's setting comes back.
 
-    joblib's processes are limited by joblib itself. In its threads nothing is: n fits
-    at once would each start a thread a core.
+    Small steps run on one thread, and so do all inside joblib's pool of threads, where
+    n fits at once would each start a thread a core. (joblib's processes it limits itself.)
+
+    Parameters
+    ----------
+    n_multiply_adds : int
+        Size of the step or block that is computed over and over.
     """
     global _thread_users, _thread_setting
-    in_pool = threading.current_thread() is not threading.main_thread() and _nesting_level() > 0
-    if not in_pool:
+    if n_multiply_adds >= _THREADING_PAYS_FROM and not _in_thread_pool():
         yield
         return
     with _thread_lock:
         if _thread_users == 0:
             _thread_setting = torch.get_num_threads()
         _thread_users += 1
+        setting = _thread_setting
     torch.set_num_threads(1)
     try:
         yield
     finally:
+        torch.set_num_threads(setting)
         with _thread_lock:
             _thread_users -= 1
-            torch.set_num_threads(_thread_setting)
 
 
-def _nesting_level() -> int:
+def _in_thread_pool() -> bool:
     backend, _ = joblib.parallel.get_active_backend()
-    return backend.nesting_level or 0
+    return bool(backend.nesting_level) and threading.current_thread() is not threading.main_thread()

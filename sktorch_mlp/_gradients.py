@@ -16,6 +16,9 @@ from ._data import Batch, Rows
 from ._losses import OUTPUT_ACTIVATIONS, Loss
 from ._network import StackedMLP, lean
 
+#: Rows predicted at a time: enough to keep the products busy, few enough to stay in cache.
+BLOCK_SIZE = 2048
+
 
 class ForwardPass:
     """Predictions of a stack for batches of `n_rows` rows.
@@ -77,8 +80,6 @@ def predict_rows(
     intercepts: Sequence[Tensor],
     activation: str,
     out_activation: str,
-    *,
-    block_size: int = 2048,
 ) -> Tensor:
     """Predictions of one network for any number of rows, block by block, so that blocks stay in cache.
 
@@ -88,8 +89,6 @@ def predict_rows(
     coefs : sequence of Tensor of shape (n_out, n_in)
     intercepts : sequence of Tensor of shape (n_out,)
     activation, out_activation : str
-    block_size : int, default=2048
-        Rows of a block.
 
     Returns
     -------
@@ -100,13 +99,13 @@ def predict_rows(
         stacks[0][0] = stacks[0][0].mT.contiguous().mT
     predictions = coefs[0].new_empty(len(rows), coefs[-1].shape[0])
     forward: dict[int, ForwardPass] = {}
-    for start in range(0, len(rows), block_size):
-        block = rows[start : start + block_size]
+    for start in range(0, len(rows), BLOCK_SIZE):
+        block = rows[start : start + BLOCK_SIZE]
         if len(block) not in forward:
             forward[len(block)] = ForwardPass(
                 *stacks, activation, out_activation, len(block), sparse_input=rows.is_sparse
             )
-        predictions[start : start + block_size] = forward[len(block)](block.whole()).mT
+        predictions[start : start + BLOCK_SIZE] = forward[len(block)](block.whole()).mT
     return predictions
 
 
