@@ -28,7 +28,9 @@ class Activation(NamedTuple):
     module: Callable[[], nn.Module]
 
 
-def _in_place(function_: Callable[[Tensor], Tensor], function: Callable[[Tensor], Tensor]):
+def _in_place(
+    function_: Callable[[Tensor], Tensor], function: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
     def apply_(units: Tensor) -> Tensor:
         return function(units) if torch.is_grad_enabled() else function_(units)
 

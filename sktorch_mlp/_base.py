@@ -7,7 +7,7 @@ import operator
 import warnings
 from abc import ABC, abstractmethod
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -36,7 +36,7 @@ _STOCHASTIC_ATTRIBUTES = ("loss_curve_", "best_loss_", "validation_scores_", "be
 class BaseMLPTorch(BaseEstimator, ABC):
     """Parameters, fitting and prediction of both estimators; the parameters are the classifier's."""
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions({"identity", "logistic", "tanh", "relu"})],
         "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
@@ -127,7 +127,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
 
     # Fitting ---------------------------------------------------------------------------
 
-    def _fit(self, X, y, sample_weight=None, *, incremental: bool = False):
+    def _fit(self, X: Any, y: Any, sample_weight: Any = None, *, incremental: bool = False) -> Self:
         hidden_layer_sizes = self._check_hidden_layer_sizes()
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
@@ -156,7 +156,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
                 self._fit_lbfgs(network, loss, data)
             else:
                 self._fit_stochastic(network, loss, data, random_state, incremental)
-        except _Diverged:
+        except _DivergenceError:
             if before is not None:  # the model that was good before stays as it was
                 network.flat.data.copy_(before)
                 self.__dict__.pop("_solver", None)
@@ -169,7 +169,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
         with compute_threads(network.n_coefs * len(data.rows)):
             result = train_lbfgs(network, loss, data, options, max_fun=self.max_fun)
         if not (math.isfinite(result.fun) or result.interrupted) or not network.flat.isfinite().all():
-            raise _Diverged(f"The loss is {result.fun} after {result.nit} iterations of L-BFGS.")
+            raise _DivergenceError(f"The loss is {result.fun} after {result.nit} iterations of L-BFGS.")
         self.n_iter_ = min(result.nit, self.max_iter)
         self.loss_ = float(result.fun)
         self._progress = Progress(n_rows_seen=getattr(self, "t_", 0))
@@ -210,8 +210,13 @@ class BaseMLPTorch(BaseEstimator, ABC):
         with compute_threads(network.n_coefs * options.batch_size):
             train(network, self._solver, loss, data, [shuffler], [options], [progress], max_epochs=one_epoch)
 
-        if progress.outcome == "diverged" or not network.flat.isfinite().all():
-            raise _Diverged(f"The loss is {progress.loss_curve[-1]} at epoch {progress.n_iter}.")
+        finite = bool(network.flat.isfinite().all())
+        if progress.outcome == "diverged" or not finite:
+            diverged = _DivergenceError(f"The loss is {progress.loss_curve[-1]} at epoch {progress.n_iter}.")
+            if not (self.early_stopping and finite and math.isfinite(progress.best_validation_score)):
+                raise diverged
+            # As in scikit-learn, early stopping still has the parameters of its best epoch.
+            warnings.warn(f"{diverged} Kept the best epoch before.", ConvergenceWarning, stacklevel=5)
         if progress.outcome == "interrupted":
             warnings.warn("Training interrupted by user.", stacklevel=5)
         if progress.outcome == "max_iter" and not incremental:
@@ -252,7 +257,8 @@ class BaseMLPTorch(BaseEstimator, ABC):
         self, data: TrainingData, loss: Loss, random_state: np.random.RandomState
     ) -> tuple[np.ndarray, np.ndarray]:
         """Training and validation rows; stratified where scikit-learn does, with one encoded column."""
-        stratify = data.targets[0].cpu().numpy() if is_classifier(self) and loss.n_outputs == 1 else None
+        indicator = is_classifier(self) and loss.n_outputs == 1
+        stratify = (data.targets.cpu().numpy() > 0.5).T if indicator else None
         train_rows, validation_rows = train_test_split(
             np.arange(len(data.rows)), random_state=random_state, test_size=self.validation_fraction, stratify=stratify
         )
@@ -271,7 +277,9 @@ class BaseMLPTorch(BaseEstimator, ABC):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         return [operator.index(size) for size in sizes]
 
-    def _validate_training_data(self, X, y, sample_weight, device: torch.device, resuming: bool):
+    def _validate_training_data(
+        self, X: Any, y: Any, sample_weight: Any, device: torch.device, resuming: bool
+    ) -> tuple[Any, np.ndarray, np.ndarray | None]:
         dtypes = input_dtypes(self.dtype, device, self.solver)
         if resuming and self.dtype == "auto":  # go on in the precision of the model
             dtypes = (self.coefs_[0].dtype.type,)
@@ -380,13 +388,13 @@ class BaseMLPTorch(BaseEstimator, ABC):
     # Prediction ------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _predict_outputs(self, X) -> np.ndarray:
+    def _predict_outputs(self, X: Any) -> np.ndarray:
         """Activated outputs of shape (n_rows, n_outputs)."""
         check_is_fitted(self, "coefs_")
         X = validate_data(self, to_numpy(X), accept_sparse=["csr", "csc"], reset=False)
         dtype = self.coefs_[0].dtype
         if self.dtype == "auto" and self.device_.type == "cpu":  # promoted as numpy would
-            dtype = np.float32 if np.result_type(X.dtype, dtype) == np.float32 else np.float64
+            dtype = np.dtype(np.float32 if np.result_type(X.dtype, dtype) == np.float32 else np.float64)
         X = X.astype(dtype, copy=False)
         weights = [as_tensor(coef.T.astype(dtype, copy=False), self.device_) for coef in self.coefs_]
         biases = [as_tensor(intercept.astype(dtype, copy=False), self.device_) for intercept in self.intercepts_]
@@ -406,7 +414,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
         return True
 
 
-class _Diverged(ValueError):
+class _DivergenceError(ValueError):
     """Training has left the finite numbers."""
 
     def __init__(self, what_happened: str) -> None:

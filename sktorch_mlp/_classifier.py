@@ -14,7 +14,150 @@ from ._losses import BinaryLogLoss, LogLoss, Loss
 
 
 class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
-    """DOC"""
+    """Multilayer perceptron classifier with scikit-learn's interface and numbers, trained by PyTorch.
+
+    Takes the place of `sklearn.neural_network.MLPClassifier`: same parameters, in the same
+    order, then `device` and `dtype`. It minimises the log-loss of softmax outputs, or of
+    logistic outputs for binary and multilabel targets.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int, default=(100,)
+        Units of each hidden layer; ``()`` gives a linear model.
+    activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
+        Activation of the hidden layers.
+    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
+        Stochastic gradient descent, Adam [1]_, or the quasi-Newton method L-BFGS [2]_,
+        which suits small data.
+    alpha : float, default=0.0001
+        Strength of the L2 penalty on the weights, not on the intercepts:
+        ``0.5 * alpha * sum(w**2) / n`` is added to the mean loss of a batch of n rows.
+    batch_size : int or 'auto', default='auto'
+        Rows of a mini-batch; "auto" is ``min(200, n_samples)``. A short last batch is
+        kept. Not used by lbfgs.
+    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
+        Schedule for sgd only: constant; divided by ``(rows seen + 1) ** power_t`` after
+        each epoch; or divided by 5 at each plateau.
+    learning_rate_init : float, default=0.001
+        Learning rate of sgd and adam.
+    power_t : float, default=0.5
+        Exponent of "invscaling".
+    max_iter : int, default=200
+        Most epochs, or most iterations of lbfgs.
+    shuffle : bool, default=True
+        Whether to shuffle the rows before each epoch. Not used by lbfgs.
+    random_state : int, RandomState instance or None, default=None
+        Source of the initial weights, the validation split and the order of rows. With
+        an int or an instance numpy's and PyTorch's global states are left alone; None
+        draws from numpy's, as everywhere in scikit-learn.
+    tol : float, default=1e-4
+        By how much the loss (or validation score) must improve; for lbfgs the largest
+        component of the gradient at which to stop.
+    verbose : bool, default=False
+        Print the loss of each epoch.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the fitted weights.
+    momentum : float, default=0.9
+        Momentum of sgd, in [0, 1].
+    nesterovs_momentum : bool, default=True
+        Whether sgd's momentum is Nesterov's.
+    early_stopping : bool, default=False
+        Whether to set rows aside, to stop when their score has not improved by `tol` for
+        more than `n_iter_no_change` epochs, and to keep the weights of the best epoch.
+        Otherwise training stops on a plateau of the training loss. Not used by lbfgs.
+    validation_fraction : float, default=0.1
+        Share of rows set aside for early stopping; stratified for binary targets.
+    beta_1, beta_2 : float, default=0.9, 0.999
+        Decay rates of adam's moments, in [0, 1).
+    epsilon : float, default=1e-8
+        Added to adam's denominator.
+    n_iter_no_change : int or inf, default=10
+        Epochs without improvement after which sgd and adam stop.
+    max_fun : int, default=15000
+        Most evaluations of the loss by lbfgs.
+    device : str or torch.device, default='auto'
+        Where to train and predict: "cpu", "cuda", "cuda:1", "mps" or a `torch.device`.
+        "auto" is CUDA if there is one, else Apple's MPS, else the CPU.
+    dtype : {'auto', 'float32', 'float64'}, default='auto'
+        Precision of weights and arithmetic. "auto" does on the CPU what scikit-learn
+        does, float32 for float32 X and float64 for all other (always float64 with
+        lbfgs), and takes float32 on a GPU. "float32" about halves the time.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels, sorted.
+    coefs_ : list of ndarray of shape (n_in, n_out)
+        Weights of each layer. What is written here, in place or anew, predicts.
+    intercepts_ : list of ndarray of shape (n_out,)
+        Intercepts of each layer, likewise.
+    module_ : torch.nn.Sequential
+        The network as plain modules; the last gives logits, before `out_activation_`.
+        On the CPU it shares the memory of `coefs_` and `intercepts_`.
+    device_ : torch.device
+        Where the network was fitted and predicts.
+    loss_ : float
+        Loss of the last epoch, penalty included.
+    loss_curve_ : list of float
+        Loss of each epoch; sgd and adam only.
+    best_loss_ : float or None
+        Least loss of an epoch; None with early stopping.
+    validation_scores_ : list of float or None
+        Accuracy on the validation rows after each epoch; early stopping only.
+    best_validation_score_ : float or None
+        Best of them.
+    n_iter_ : int
+        Epochs (or iterations of lbfgs) of the last fit.
+    t_ : int
+        Rows trained on so far, repeats counted.
+    n_layers_ : int
+        Layers, input and output included.
+    n_outputs_ : int
+        Output units.
+    out_activation_ : str
+        Activation of the outputs: "softmax", or "logistic" for binary and multilabel targets.
+    n_features_in_ : int
+        Features seen by `fit`.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the features, where X had string column names.
+
+    See Also
+    --------
+    MLPTorchRegressor : The same for numbers in place of labels.
+    sklearn.neural_network.MLPClassifier : What it takes the place of.
+
+    Notes
+    -----
+    On the CPU, with the same `random_state` and data, losses, weights and predictions are
+    those of `sklearn.neural_network.MLPClassifier` up to rounding, and `n_iter_` is the
+    same. Initial weights are uniform after [3]_. A loss that is no longer finite raises
+    `ValueError` with the epoch; with early stopping the best epoch before is kept, with a
+    warning.
+
+    References
+    ----------
+    .. [1] D. P. Kingma and J. Ba, "Adam: A method for stochastic optimization", 2014,
+       :arxiv:`1412.6980`. Epsilon stands outside the bias correction, as in scikit-learn.
+    .. [2] R. H. Byrd, P. Lu, J. Nocedal and C. Zhu, "A limited memory algorithm for bound
+       constrained optimization", SIAM J. Sci. Comput. 16(5), 1995; scipy's L-BFGS-B.
+    .. [3] X. Glorot and Y. Bengio, "Understanding the difficulty of training deep
+       feedforward neural networks", AISTATS 2010: the initial weights.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.model_selection import train_test_split
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sktorch_mlp import MLPTorchClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> X_train, X_test, y_train, y_test = train_test_split(X, y, stratify=y, random_state=0)
+    >>> model = make_pipeline(StandardScaler(), MLPTorchClassifier(max_iter=1000, random_state=0))
+    >>> model.fit(X_train, y_train).score(X_test, y_test) > 0.9
+    True
+    >>> model.predict_proba(X_test[:2]).shape
+    (2, 3)
+    """
 
     def _encode_targets(self, y: np.ndarray, dtype: np.dtype, *, incremental: bool) -> tuple[np.ndarray, Loss]:
         if y.ndim == 2 and y.shape[1] == 1:

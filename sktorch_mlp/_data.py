@@ -6,9 +6,10 @@ takes part, so that the rest of the package does not know whether X is sparse.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,7 +44,8 @@ class DenseBatch:
         self._gathered = None if buffer is None else buffer.flatten(0, 1)
         self._rows = lean(X.expand(n_networks, -1, -1) if buffer is None else buffer)
         self._rows_t = self._rows.mT
-        self._addmm, self._mm = (torch.addmm, torch.mm) if n_networks == 1 else (torch.baddbmm, torch.bmm)
+        self._addmm = torch.addmm if n_networks == 1 else torch.baddbmm
+        self._mm = torch.mm if n_networks == 1 else torch.bmm
 
     def load(self, rows: Tensor) -> DenseBatch:
         torch.index_select(self._X, 0, rows.flatten(), out=self._gathered)
@@ -100,8 +102,17 @@ class _SparseRows:
         return self._to_torch(self._rows.T.tocsr())
 
     def _to_torch(self, rows: sp.csr_array) -> Tensor:
-        parts = (as_tensor(part, self._device) for part in (rows.indptr, rows.indices, rows.data))
-        return torch.sparse_csr_tensor(*parts, size=rows.shape)
+        _take_csr_beta_warning()
+        indptr, indices, data = (as_tensor(part, self._device) for part in (rows.indptr, rows.indices, rows.data))
+        return torch.sparse_csr_tensor(indptr, indices, data, rows.shape)
+
+
+@cache
+def _take_csr_beta_warning() -> None:
+    """Provoke PyTorch's once-a-process warning that CSR is in beta where users do not see it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (1, 1))
 
 
 @dataclass
@@ -153,7 +164,7 @@ class Rows:
     def __getitem__(self, rows: slice | np.ndarray) -> Rows:
         """Some rows: a view for a slice of dense rows, else a copy."""
         if isinstance(self.X, Tensor) and isinstance(rows, np.ndarray):
-            rows = as_tensor(rows, self.device)
+            return Rows(self.X[as_tensor(rows, self.device)], self.device)
         return Rows(self.X[rows], self.device)
 
 
@@ -318,4 +329,3 @@ class _Writeable:
         self._array = array
         address, _ = array.__array_interface__["data"]
         self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
-

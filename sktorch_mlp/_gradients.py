@@ -110,7 +110,7 @@ def predict_rows(
 
 
 class ClosedForm:
-    """Gradient of the loss, written out, into ``network.flat.grad``.
+    """Gradient of the loss, written out, into ``network.grad``.
 
     Parameters
     ----------
@@ -121,11 +121,9 @@ class ClosedForm:
     """
 
     def __init__(self, network: StackedMLP, loss: Loss, n_rows: int) -> None:
-        if network.flat.grad is None:
-            network.flat.grad = torch.zeros_like(network.flat)
         self._forward = ForwardPass.of(network, loss, n_rows)
         self._to_delta_ = loss.to_delta_
-        coef_grads, intercept_grads = network.views(network.flat.grad)
+        coef_grads, intercept_grads = network.views(network.grad)
         self._first_coef_grad = lean(coef_grads[0])
         self._first_intercept_grad = lean(intercept_grads[0])
         self._mm = torch.mm if network.n_networks == 1 else torch.bmm

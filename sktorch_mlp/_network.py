@@ -68,6 +68,13 @@ class StackedMLP(nn.Module):
         """Number of networks in the stack."""
         return self.flat.shape[0]
 
+    @property
+    def grad(self) -> Tensor:
+        """Gradient of `flat`, made at the first access."""
+        if self.flat.grad is None:
+            self.flat.grad = torch.zeros_like(self.flat)
+        return self.flat.grad
+
     def views(self, flat: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """Each layer's coefficients and intercepts, as views.
 

@@ -59,7 +59,7 @@ class Solver(ABC):
                 moment = torch.zeros_like(network.flat.detach())
             setattr(self, name, moment.to(network.flat.detach()))
         self._params = lean(network.flat.detach())
-        self._grads = lean(network.flat.grad)
+        self._grads = lean(network.grad)
         self._refresh()
 
     @abstractmethod
@@ -70,7 +70,7 @@ class Solver(ABC):
     def step(self) -> None:
         """Update the parameters from the gradient."""
 
-    def epoch_ends(self, n_rows_seen: Sequence[int]) -> None:
+    def epoch_ends(self, n_rows_seen: Sequence[int]) -> None:  # noqa: B027 - most have no schedule
         """Follow the schedule after an epoch, given the rows each network has seen in all."""
 
     def on_plateau(self, network: int) -> tuple[bool, str]:
@@ -127,6 +127,7 @@ class SGD(Solver):
 
     settings = (*Solver.settings, "momentum", "power_t")
     moments = ("velocity",)
+    velocity: Tensor
 
     def __init__(
         self,
@@ -187,6 +188,8 @@ class Adam(Solver):
 
     settings = (*Solver.settings, "beta_1", "beta_2", "epsilon", "n_steps")
     moments = ("first_moment", "second_moment")
+    first_moment: Tensor
+    second_moment: Tensor
 
     def __init__(
         self,
@@ -209,7 +212,9 @@ class Adam(Solver):
             self._scratch = torch.empty_like(params)
         else:
             first, second = self._moments
-            self._fused_tensors = [params], [self._grads], [first], [second], [], [_bias_correction_off(params)]
+            # The kernel's own bias correction is 1 after infinitely many steps, as beta**inf is 0.
+            n_steps = torch.tensor(float("inf"), device=params.device)
+            self._fused_tensors = ([params], [self._grads], [first], [second], list[Tensor](), [n_steps])
 
     def step(self) -> None:
         self.n_steps = [n + 1 for n in self.n_steps]
@@ -241,11 +246,6 @@ def _fused_adam(params: Tensor) -> Callable[..., None] | None:
     It is what ``torch.optim.Adam(fused=True)`` calls, but no documented function.
     """
     return getattr(torch, "_fused_adam_", None) if params.device.type in ("cpu", "cuda") else None
-
-
-def _bias_correction_off(params: Tensor) -> Tensor:
-    """A step count that makes the fused kernel's own bias correction 1, as ``beta**inf`` is 0."""
-    return torch.tensor(float("inf"), dtype=torch.float32, device=params.device)
 
 
 def minimize_lbfgs(

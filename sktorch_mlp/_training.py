@@ -93,12 +93,10 @@ class Trainer:
         sizes = self._minibatches.sizes
         self._gradients = {size: ClosedForm(network, loss, size) for size in set(sizes)}
         solver.bind(network)
-        flat, grad = network.flat.detach(), network.flat.grad
-        assert grad is not None
 
         # The penalty concerns the slice of coefficients; its value is needed once an epoch.
-        coefs = slice(0, network.n_coefs)
-        self._coefs, self._coef_grads = lean(flat[:, coefs]), lean(grad[:, coefs])
+        flat, coefs = network.flat.detach(), slice(0, network.n_coefs)
+        self._coefs, self._coef_grads = lean(flat[:, coefs]), lean(network.grad[:, coefs])
         self._alpha = per_network([option.alpha for option in options], flat)
         self._half_alpha = 0.5 * flat.new_tensor([option.alpha for option in options])
         self._square_norms = flat.new_zeros(len(sizes), network.n_networks)
@@ -222,15 +220,15 @@ class _Stack:
             p.n_rows_seen += n_rows
             p.loss_curve.append(losses[i])
             _log(options, f"Iteration {p.n_iter}, loss = {losses[i]:.8f}")
+            if scores is not None:
+                p.validation_scores.append(scores[i])
+                _log(options, f"Validation score: {scores[i]:f}")
             if not math.isfinite(losses[i]):
                 p.outcome = "diverged"
             elif scores is None:
                 p.follow_loss(options.tol)
-            else:
-                p.validation_scores.append(scores[i])
-                _log(options, f"Validation score: {scores[i]:f}")
-                if p.follow_score(options.tol):
-                    self._best[self._positions[i]] = self.network.flat[i].detach().clone()
+            elif p.follow_score(options.tol):
+                self._best[self._positions[i]] = self.network.flat[i].detach().clone()
         self.solver.epoch_ends([p.n_rows_seen for p in self.progress])
         for i, (p, options) in enumerate(zip(self.progress, self.options, strict=True)):
             if p.outcome == "running":
@@ -262,8 +260,10 @@ class _Stack:
         if staying:
             self.network.keep(staying)
             self.solver.keep(staying)
-        for each in (self.shufflers, self.options, self.progress, self._positions):
-            each[:] = [each[i] for i in staying]
+        self.shufflers = [self.shufflers[i] for i in staying]
+        self.options = [self.options[i] for i in staying]
+        self.progress = [self.progress[i] for i in staying]
+        self._positions = [self._positions[i] for i in staying]
         return bool(staying)
 
     def _restore_best(self, indices: Iterable[int]) -> None:
@@ -288,7 +288,7 @@ class _Stack:
 
 def _log(options: Options, message: str) -> None:
     if options.verbose:
-        print(message)
+        print(message)  # noqa: T201
 
 
 @torch.no_grad()
@@ -313,15 +313,15 @@ def train_lbfgs(
     terms = parameters.new_empty(1, len(data.rows))
     epoch = Epoch([len(data.rows)], [batch], data.targets, None if data.weights is None else data.weights.unsqueeze(0))
     decay = options.alpha / epoch.totals[0]
-    coefs, coef_grads = parameters[: network.n_coefs], network.flat.grad[0, : network.n_coefs]
+    coefs, coef_grads = parameters[: network.n_coefs], network.grad[0, : network.n_coefs]
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
         parameters.copy_(torch.from_numpy(x))
         gradient(batch, data.targets, epoch.scales[0], terms)
-        coef_grads.add_(coefs, alpha=decay)
+        add_scaled_(coef_grads, coefs, decay)
         penalty = (0.5 * options.alpha * torch.dot(coefs, coefs)).view(1, 1)
         value = epoch.mean(loss.row_losses(terms, data.targets), penalty).item()
-        return value, network.flat.grad[0].to("cpu", torch.float64, copy=True).numpy()
+        return value, network.grad[0].to("cpu", torch.float64, copy=True).numpy()
 
     start = parameters.to("cpu", torch.float64, copy=True).numpy()
     result = minimize_lbfgs(objective, start, max_iter=options.max_iter, max_fun=max_fun, tol=options.tol)

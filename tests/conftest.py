@@ -1,0 +1,33 @@
+"""What all tests share."""
+
+import matplotlib
+import pytest
+import torch
+
+matplotlib.use("Agg")
+
+_differences = []
+
+
+@pytest.fixture
+def worst_difference():
+    """Take note of a relative difference from scikit-learn; the summary shows the largest."""
+    differences = []
+    yield differences.append
+    _differences.append(max(differences))
+
+
+def pytest_terminal_summary(terminalreporter):
+    if _differences:
+        terminalreporter.write_line(
+            f"parity with scikit-learn: {len(_differences)} combinations, "
+            f"worst relative difference {max(_differences):.1e}"
+        )
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))

@@ -1,0 +1,113 @@
+"""Device, precision and threads."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import joblib
+import numpy as np
+import pytest
+import torch
+
+from sktorch_mlp import MLPTorchClassifier
+from sktorch_mlp._device import _THREADING_PAYS_FROM, compute_threads, input_dtypes, is_available, resolve_device
+
+LARGE, SMALL = _THREADING_PAYS_FROM, _THREADING_PAYS_FROM - 1
+
+
+def test_auto_is_the_best_there_is():
+    expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert resolve_device("auto").type == expected
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+def test_cpu(device):
+    assert resolve_device(device) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cpu:x", ""])
+def test_unknown_devices(device):
+    with pytest.raises(ValueError, match=r"no device that PyTorch knows\. Use 'auto'"):
+        resolve_device(device)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "meta", torch.device("cuda", 99), "xla"])
+def test_absent_devices(device):
+    with pytest.raises(ValueError, match=r"not available on this machine.*Use device='auto'"):
+        resolve_device(device)
+    assert not is_available(torch.device(device))
+
+
+def test_absent_backends(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert resolve_device("auto") == torch.device("cpu")
+    for name in ("cuda", "mps"):
+        with pytest.raises(ValueError, match="sees 0 CUDA device"):
+            resolve_device(name)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("auto") == torch.device("mps")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "solver", "expected"),
+    [
+        ("auto", "cpu", "adam", (np.float64, np.float32)),
+        ("auto", "cpu", "lbfgs", (np.float64,)),
+        ("auto", "cuda", "adam", (np.float32,)),
+        ("auto", "mps", "lbfgs", (np.float32,)),
+        ("float32", "cpu", "lbfgs", (np.float32,)),
+        ("float64", "cuda", "sgd", (np.float64,)),
+    ],
+)
+def test_precisions(dtype, device, solver, expected):
+    assert input_dtypes(dtype, torch.device(device), solver) == expected
+
+
+def test_mps_has_no_float64():
+    with pytest.raises(ValueError, match="Use dtype='float32'"):
+        input_dtypes("float64", torch.device("mps"), "adam")
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+class TestThreads:
+    @pytest.mark.parametrize(("size", "expected"), [(LARGE, 2), (SMALL, 1)])
+    def test_small_work_takes_one(self, size, expected):
+        with compute_threads(size):
+            assert torch.get_num_threads() == expected
+        assert torch.get_num_threads() == 2
+
+    def test_the_setting_comes_back_after_an_error(self):
+        with pytest.raises(ZeroDivisionError), compute_threads(SMALL):
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 2
+
+    def test_in_a_pool_of_threads_each_takes_one(self):
+        both = threading.Barrier(2)
+
+        def work():
+            with compute_threads(LARGE):
+                both.wait(timeout=30)
+                inside = torch.get_num_threads()
+                both.wait(timeout=30)
+            return inside, torch.get_num_threads()
+
+        with joblib.parallel_config("threading", n_jobs=2):
+            results = joblib.Parallel()(joblib.delayed(work)() for _ in range(2))
+        assert results == [(1, 2), (1, 2)]
+        assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as pool:  # a thread that has not seen the setting yet
+            assert pool.submit(torch.get_num_threads).result() == 2
+
+    @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+    def test_a_fit_leaves_the_setting(self):
+        X, y = np.random.RandomState(0).randn(20, 3), np.arange(20) % 2
+        MLPTorchClassifier(max_iter=2, n_iter_no_change=1, tol=1e9, device="cpu").fit(X, y).predict(X)
+        assert torch.get_num_threads() == 2
