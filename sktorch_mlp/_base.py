@@ -6,6 +6,8 @@ import math
 import operator
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -150,19 +152,28 @@ class BaseMLPTorch(BaseEstimator, ABC):
             weights=None if sample_weight is None else as_tensor(sample_weight, device),
             train=np.arange(X.shape[0]),
         )
-        before = network.flat.detach().clone() if resuming else None
-        try:
+        with self._unchanged_by_errors(network):
             if self.solver == "lbfgs":
                 self._fit_lbfgs(network, loss, data)
             else:
                 self._fit_stochastic(network, loss, data, random_state, incremental)
-        except _DivergenceError:
-            if before is not None:  # the model that was good before stays as it was
-                network.flat.data.copy_(before)
-                self.__dict__.pop("_solver", None)
-            raise
         self._publish(network, loss, device)
         return self
+
+    @contextmanager
+    def _unchanged_by_errors(self, network: StackedMLP) -> Iterator[None]:
+        """Leave a model that was good before a failing fit as it was, but for its solver's moments."""
+        parameters = network.flat.detach().clone()
+        progress = getattr(self, "_progress", None)
+        mark = None if progress is None else progress.mark()
+        try:
+            yield
+        except Exception:
+            network.flat.data.copy_(parameters)
+            self.__dict__.pop("_solver", None)
+            if progress is not None:
+                progress.rewind(mark)
+            raise
 
     def _fit_lbfgs(self, network: StackedMLP, loss: Loss, data: TrainingData) -> None:
         options = self._training_options(len(data.rows))
@@ -327,7 +338,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
 
     def _forget(self) -> None:
         """Drop what an earlier fit has left."""
-        for name in ("coefs_", "intercepts_", "_progress", "_network", "_module", *_STOCHASTIC_ATTRIBUTES):
+        for name in ("coefs_", "intercepts_", "_progress", "_solver", "_network", "_module", *_STOCHASTIC_ATTRIBUTES):
             self.__dict__.pop(name, None)
 
     def _publish(self, network: StackedMLP, loss: Loss, device: torch.device) -> None:
@@ -387,7 +398,6 @@ class BaseMLPTorch(BaseEstimator, ABC):
 
     # Prediction ------------------------------------------------------------------------
 
-    @torch.no_grad()
     def _predict_outputs(self, X: Any) -> np.ndarray:
         """Activated outputs of shape (n_rows, n_outputs)."""
         check_is_fitted(self, "coefs_")
@@ -396,11 +406,12 @@ class BaseMLPTorch(BaseEstimator, ABC):
         if self.dtype == "auto" and self.device_.type == "cpu":  # promoted as numpy would
             dtype = np.dtype(np.float32 if np.result_type(X.dtype, dtype) == np.float32 else np.float64)
         X = X.astype(dtype, copy=False)
-        weights = [as_tensor(coef.T.astype(dtype, copy=False), self.device_) for coef in self.coefs_]
-        biases = [as_tensor(intercept.astype(dtype, copy=False), self.device_) for intercept in self.intercepts_]
-        n_multiply_adds = min(X.shape[0], BLOCK_SIZE) * sum(weight.numel() for weight in weights)
-        with compute_threads(n_multiply_adds):
-            outputs = predict_rows(Rows.of(X, self.device_), weights, biases, self.activation, self.out_activation_)
+        coefs = [as_tensor(coef.T.astype(dtype, copy=False), self.device_) for coef in self.coefs_]
+        intercepts = [as_tensor(intercept.astype(dtype, copy=False), self.device_) for intercept in self.intercepts_]
+        rows = Rows.of(X, self.device_)
+        n_multiply_adds = min(len(rows), BLOCK_SIZE) * sum(coef.numel() for coef in coefs)
+        with torch.no_grad(), compute_threads(n_multiply_adds):
+            outputs = predict_rows(rows, coefs, intercepts, self.activation, self.out_activation_)
         return outputs.cpu().numpy()
 
     def __sklearn_tags__(self):

@@ -27,8 +27,8 @@ class Batch(Protocol):
         """Take the rows of these indices, of shape (n_rows,) or (n_networks, n_rows)."""
         ...
 
-    def affine(self, coef: Tensor, intercept: Tensor, out: Tensor) -> None:
-        """Write ``coef @ X.T + intercept`` to `out`, of shape (..., n_units, n_rows)."""
+    def affine(self, coef: Tensor, intercept: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return ``coef @ X.T + intercept``, of shape (..., n_units, n_rows), in `out` if given."""
         ...
 
     def coef_grad(self, delta: Tensor, out: Tensor) -> None:
@@ -51,8 +51,8 @@ class DenseBatch:
         torch.index_select(self._X, 0, rows.flatten(), out=self._gathered)
         return self
 
-    def affine(self, coef: Tensor, intercept: Tensor, out: Tensor) -> None:
-        self._addmm(intercept, coef, self._rows_t, out=out)
+    def affine(self, coef: Tensor, intercept: Tensor, out: Tensor | None = None) -> Tensor:
+        return self._addmm(intercept, coef, self._rows_t, out=out)
 
     def coef_grad(self, delta: Tensor, out: Tensor) -> None:
         self._mm(delta, self._rows, out=out)
@@ -74,9 +74,15 @@ class SparseBatch:
         self._networks = [_SparseRows(self._X[chosen], self._device) for chosen in indices]
         return self
 
-    def affine(self, coef: Tensor, intercept: Tensor, out: Tensor) -> None:
+    def affine(self, coef: Tensor, intercept: Tensor, out: Tensor | None = None) -> Tensor:
+        if out is None:
+            out = coef.new_empty(*coef.shape[:-2], len(self), coef.shape[-2]).mT
         for rows, c, b, o in self._each(coef, intercept, out):
             torch.addmm(b.mT, rows.csr, c.mT, out=o.mT)
+        return out
+
+    def __len__(self) -> int:
+        return self._networks[0].n_rows
 
     def coef_grad(self, delta: Tensor, out: Tensor) -> None:
         for rows, d, o in self._each(delta, out):
@@ -92,6 +98,7 @@ class _SparseRows:
 
     def __init__(self, rows: sp.csr_array, device: torch.device) -> None:
         self._rows, self._device = rows, device
+        self.n_rows = rows.shape[0]
 
     @cached_property
     def csr(self) -> Tensor:

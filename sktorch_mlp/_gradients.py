@@ -21,50 +21,24 @@ BLOCK_SIZE = 2048
 
 
 class ForwardPass:
-    """Predictions of a stack for batches of `n_rows` rows.
-
-    Parameters
-    ----------
-    coefs : sequence of Tensor of shape (n_networks, n_out, n_in)
-    intercepts : sequence of Tensor of shape (n_networks, n_out)
-    activation, out_activation : str
-        Keys of ``ACTIVATIONS`` and ``OUTPUT_ACTIVATIONS``.
-    n_rows : int
-    sparse_input : bool
-        Whether the batches are sparse.
+    """Predictions of a stack for batches of `n_rows` rows; it follows changes of the parameters.
 
     Attributes
     ----------
-    coefs : list of Tensor
-        The same, without the first axis for a stack of one.
+    coefs : list of Tensor of shape ([n_networks,] n_out, n_in)
     outputs : list of Tensor of shape ([n_networks,] n_units, n_rows)
         What each layer gave at the last call.
     """
 
-    def __init__(
-        self,
-        coefs: Sequence[Tensor],
-        intercepts: Sequence[Tensor],
-        activation: str,
-        out_activation: str,
-        n_rows: int,
-        *,
-        sparse_input: bool,
-    ) -> None:
-        self.coefs = [lean(coef) for coef in coefs]
-        self.outputs = [_unit_buffer(coef, n_rows, sparse_input and coef is coefs[0]) for coef in coefs]
-        self._intercepts = [lean(intercept.unsqueeze(-1)) for intercept in intercepts]
-        self._activate_ = ACTIVATIONS[activation].apply_
-        self._activate_outputs_ = OUTPUT_ACTIVATIONS[out_activation]
-        self._addmm = torch.addmm if self.coefs[0].ndim == 2 else torch.baddbmm
-        self._deeper = list(zip(self._intercepts[1:], self.coefs[1:], self.outputs[:-1], self.outputs[1:], strict=True))
-
-    @classmethod
-    def of(cls, network: StackedMLP, loss: Loss, n_rows: int) -> ForwardPass:
-        """The forward pass of a network; it follows changes of the parameters."""
+    def __init__(self, network: StackedMLP, loss: Loss, n_rows: int) -> None:
         coefs, intercepts = network.views(network.flat.detach())
-        sparse_input = network.sparse_input
-        return cls(coefs, intercepts, network.activation, loss.out_activation, n_rows, sparse_input=sparse_input)
+        self.coefs = [lean(coef) for coef in coefs]
+        self.outputs = [_unit_buffer(coef, n_rows, network.sparse_input and coef is coefs[0]) for coef in coefs]
+        self._intercepts = [lean(intercept.unsqueeze(-1)) for intercept in intercepts]
+        self._activate_ = ACTIVATIONS[network.activation].apply_
+        self._activate_outputs_ = OUTPUT_ACTIVATIONS[loss.out_activation]
+        self._addmm = torch.addmm if network.n_networks == 1 else torch.baddbmm
+        self._deeper = list(zip(self._intercepts[1:], self.coefs[1:], self.outputs[:-1], self.outputs[1:], strict=True))
 
     def __call__(self, batch: Batch) -> Tensor:
         """Predictions, of shape ([n_networks,] n_outputs, n_rows); a buffer, valid until the next call."""
@@ -72,41 +46,6 @@ class ForwardPass:
         for intercept, coef, units, out in self._deeper:
             self._addmm(intercept, coef, self._activate_(units), out=out)
         return self._activate_outputs_(self.outputs[-1])
-
-
-def predict_rows(
-    rows: Rows,
-    coefs: Sequence[Tensor],
-    intercepts: Sequence[Tensor],
-    activation: str,
-    out_activation: str,
-) -> Tensor:
-    """Predictions of one network for any number of rows, block by block, so that blocks stay in cache.
-
-    Parameters
-    ----------
-    rows : Rows
-    coefs : sequence of Tensor of shape (n_out, n_in)
-    intercepts : sequence of Tensor of shape (n_out,)
-    activation, out_activation : str
-
-    Returns
-    -------
-    Tensor of shape (n_rows, n_outputs)
-    """
-    stacks = [coef.unsqueeze(0) for coef in coefs], [intercept.unsqueeze(0) for intercept in intercepts]
-    if rows.is_sparse:  # a sparse product wants its operand input-major
-        stacks[0][0] = stacks[0][0].mT.contiguous().mT
-    predictions = coefs[0].new_empty(len(rows), coefs[-1].shape[0])
-    forward: dict[int, ForwardPass] = {}
-    for start in range(0, len(rows), BLOCK_SIZE):
-        block = rows[start : start + BLOCK_SIZE]
-        if len(block) not in forward:
-            forward[len(block)] = ForwardPass(
-                *stacks, activation, out_activation, len(block), sparse_input=rows.is_sparse
-            )
-        predictions[start : start + BLOCK_SIZE] = forward[len(block)](block.whole()).mT
-    return predictions
 
 
 class ClosedForm:
@@ -121,7 +60,7 @@ class ClosedForm:
     """
 
     def __init__(self, network: StackedMLP, loss: Loss, n_rows: int) -> None:
-        self._forward = ForwardPass.of(network, loss, n_rows)
+        self._forward = ForwardPass(network, loss, n_rows)
         self._to_delta_ = loss.to_delta_
         coef_grads, intercept_grads = network.views(network.grad)
         self._first_coef_grad = lean(coef_grads[0])
@@ -165,6 +104,40 @@ class ClosedForm:
             delta = delta_below
         batch.coef_grad(delta, self._first_coef_grad)
         torch.sum(delta, -1, out=self._first_intercept_grad)
+
+
+def predict_rows(
+    rows: Rows,
+    coefs: Sequence[Tensor],
+    intercepts: Sequence[Tensor],
+    activation: str,
+    out_activation: str,
+) -> Tensor:
+    """Predictions of one network for any number of rows, block by block, so that blocks stay in cache.
+
+    Parameters
+    ----------
+    rows : Rows
+    coefs : sequence of Tensor of shape (n_out, n_in)
+    intercepts : sequence of Tensor of shape (n_out,)
+    activation, out_activation : str
+        Keys of ``ACTIVATIONS`` and ``OUTPUT_ACTIVATIONS``.
+
+    Returns
+    -------
+    Tensor of shape (n_rows, n_outputs)
+    """
+    first = coefs[0].mT.contiguous().mT if rows.is_sparse else coefs[0]  # input-major for sparse products
+    columns = [intercept.unsqueeze(-1) for intercept in intercepts]
+    activate_, activate_outputs_ = ACTIVATIONS[activation].apply_, OUTPUT_ACTIVATIONS[out_activation]
+    predictions = first.new_empty(len(rows), coefs[-1].shape[0])
+    for start in range(0, len(rows), BLOCK_SIZE):
+        block = rows if len(rows) <= BLOCK_SIZE else rows[start : start + BLOCK_SIZE]
+        units = block.whole().affine(first, columns[0])
+        for coef, column in zip(coefs[1:], columns[1:], strict=True):
+            units = torch.addmm(column, coef, activate_(units))
+        predictions[start : start + BLOCK_SIZE] = activate_outputs_(units).mT
+    return predictions
 
 
 def _unit_buffer(coef: Tensor, n_rows: int, row_major: bool) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,17 @@ class Progress:
     n_iter: int = 0
     n_rows_seen: int = 0
     outcome: str = "running"
+
+    def mark(self) -> Progress:
+        """Note where training stands, for `rewind`."""
+        return replace(self, loss_curve=self.loss_curve[:], validation_scores=self.validation_scores[:])
+
+    def rewind(self, mark: Progress) -> None:
+        """Go back to a mark; the lists stay the same objects."""
+        lists = self.loss_curve, self.validation_scores
+        for own, marked in zip(lists, (mark.loss_curve, mark.validation_scores), strict=True):
+            del own[len(marked) :]
+        vars(self).update(vars(mark), loss_curve=lists[0], validation_scores=lists[1])
 
     def follow_loss(self, tol: float) -> None:
         """Count the last epoch as an improvement, or not, by its training loss."""
@@ -134,7 +145,7 @@ class Validator:
         assert data.validation is not None
         rows = as_tensor(data.validation, data.rows.device)
         self._loss = loss
-        self._forward = ForwardPass.of(network, loss, len(rows))
+        self._forward = ForwardPass(network, loss, len(rows))
         self._batch = data.rows[data.validation].whole(network.n_networks)
         self._targets = data.targets.index_select(-1, rows)
         self._weights = None if data.weights is None else data.weights[rows]

@@ -133,7 +133,7 @@ def test_forward_pass_follows_the_parameters():
     loss = LOSSES["squared_error"]
     _, rows, _ = _problem(loss, False)
     network = _network((N_FEATURES, 4, 1), "tanh", 1, False)
-    forward = ForwardPass.of(network, loss, N_ROWS)
+    forward = ForwardPass(network, loss, N_ROWS)
     with torch.no_grad():
         before = forward(rows.whole()).clone()
         network.flat.mul_(2)

@@ -1,0 +1,88 @@
+"""The same on a CUDA device; skipped without one."""
+
+import pickle
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.preprocessing import scale
+
+from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+]
+
+X, Y = load_digits(return_X_y=True)
+X, Y = X[:500] / 16, Y[:500]
+PARAMS = {"hidden_layer_sizes": (20, 10), "max_iter": 8, "random_state": 0}
+OPTIONS = [
+    {},
+    {"solver": "sgd", "learning_rate": "adaptive"},
+    {"solver": "lbfgs"},
+    {"activation": "tanh", "batch_size": 64},
+    {"activation": "logistic", "batch_size": 500},
+    {"early_stopping": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+def test_float64_is_that_of_the_cpu(options, weighted, sparse):
+    data = sp.csr_array(X) if sparse else X
+    weights = np.random.RandomState(0).uniform(0.1, 2, len(X)) if weighted else None
+    cpu = MLPTorchClassifier(**PARAMS, **options, device="cpu", dtype="float64").fit(data, Y, weights)
+    gpu = clone(cpu).set_params(device="cuda").fit(data, Y, weights)
+    assert gpu.n_iter_ == cpu.n_iter_
+    np.testing.assert_allclose(gpu.loss_, cpu.loss_, rtol=1e-6)
+    for ours, theirs in zip(gpu.coefs_, cpu.coefs_, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
+    np.testing.assert_array_equal(gpu.predict(data), cpu.predict(data))
+
+
+def test_auto_takes_the_gpu_in_float32():
+    model = MLPTorchClassifier(**PARAMS).fit(X, Y)
+    assert model.device_.type == "cuda"
+    assert model.coefs_[0].dtype == np.float32
+    assert isinstance(model.predict_proba(X), np.ndarray)
+    assert next(model.module_.parameters()).device.type == "cuda"
+
+
+def test_tensors_on_the_gpu_are_input():
+    expected = MLPTorchClassifier(**PARAMS).fit(X.astype(np.float32), Y).predict(X)
+    tensors = torch.tensor(X, dtype=torch.float32, device="cuda"), torch.tensor(Y, device="cuda")
+    np.testing.assert_array_equal(MLPTorchClassifier(**PARAMS).fit(*tensors).predict(tensors[0]), expected)
+
+
+def test_partial_fit_goes_on_as_on_the_cpu():
+    data = scale(load_diabetes().data)
+    y = scale(load_diabetes().target)
+    models = [MLPTorchRegressor(random_state=0, dtype="float64", device=device) for device in ("cpu", "cuda")]
+    for _ in range(5):
+        for model in models:
+            model.partial_fit(data, y)
+    np.testing.assert_allclose(models[1].predict(data), models[0].predict(data), rtol=1e-6, atol=1e-9)
+
+
+def test_what_is_written_into_the_weights_counts():
+    model = MLPTorchRegressor(max_iter=2, device="cuda").fit(X, Y)
+    model.coefs_[-1][:] = 0
+    model.intercepts_[-1][:] = 3
+    assert (model.predict(X) == 3).all()
+    model.partial_fit(X[:10], Y[:10])
+    assert abs(model.predict(X).mean() - 3) < 0.1
+
+
+def test_a_pickle_opens_without_a_gpu(monkeypatch):
+    model = MLPTorchClassifier(**PARAMS).fit(X, Y)
+    pickled, expected = pickle.dumps(model), model.predict_proba(X)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.warns(UserWarning, match="will predict on the CPU"):
+        loaded = pickle.loads(pickled)
+    np.testing.assert_allclose(loaded.predict_proba(X), expected, rtol=1e-4, atol=1e-6)
+    loaded.set_params(device="cpu").partial_fit(X, Y)
