@@ -1,0 +1,1 @@
+"""Benchmarks against the rivals: same problems, same process, interleaved."""
