@@ -22,7 +22,8 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import nn
 
-from ._data import Rows, Shuffler, TrainingData, as_tensor
+from ._arrays import as_tensor, to_numpy
+from ._data import Rows, Shuffler, TrainingData
 from ._device import compute_threads, input_dtypes, is_available, resolve_device
 from ._gradients import BLOCK_SIZE, predict_rows
 from ._losses import Loss
@@ -254,7 +255,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
                     "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
                     stacklevel=6,
                 )
-            batch_size = min(self.batch_size, n_rows)
+            batch_size = min(int(self.batch_size), n_rows)
         return TrainingOptions(
             alpha=self.alpha,
             batch_size=batch_size,
@@ -286,6 +287,8 @@ class BaseMLPTorch(BaseEstimator, ABC):
         sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
         if np.any(np.array(sizes) <= 0):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+        if any(isinstance(size, bool | np.bool_) for size in sizes):
+            raise TypeError(f"hidden_layer_sizes must be integers, got {sizes}.")
         return [operator.index(size) for size in sizes]
 
     def _validate_training_data(
@@ -368,16 +371,19 @@ class BaseMLPTorch(BaseEstimator, ABC):
     def module_(self) -> nn.Sequential:
         """The fitted network as plain PyTorch modules; its last Linear gives the logits.
 
-        On the CPU its parameters share the memory of `coefs_` and `intercepts_`;
-        on another device they are copies made at the first access.
+        On the CPU its parameters share the memory of `coefs_` and `intercepts_`, unless
+        these are read-only; on another device they are copies made at the first access.
         """
         check_is_fitted(self, "coefs_")
-        arrays = [*self.coefs_, *self.intercepts_]
+        made_of = [*self.coefs_, *self.intercepts_, self.activation]
         cached = self.__dict__.get("_module")
-        if cached is None or not all(a is b for a, b in zip(arrays, cached[0], strict=True)):
-            weights = [as_tensor(coef.T, self.device_) for coef in self.coefs_]
-            biases = [as_tensor(intercept, self.device_) for intercept in self.intercepts_]
-            cached = arrays, sequential(weights, biases, self.activation)
+        if cached is None or not all(a is b for a, b in zip(made_of, cached[0], strict=True)):
+            # Modules are there to be trained, which memory that is mapped from a file would not survive.
+            coefs, intercepts = (
+                [as_tensor(np.require(array, requirements="W"), self.device_) for array in arrays]
+                for arrays in (self.coefs_, self.intercepts_)
+            )
+            cached = made_of, sequential([coef.T for coef in coefs], intercepts, self.activation)
             self._module = cached
         return cached[1]
 
@@ -401,9 +407,11 @@ class BaseMLPTorch(BaseEstimator, ABC):
     def _predict_outputs(self, X: Any) -> np.ndarray:
         """Activated outputs of shape (n_rows, n_outputs)."""
         check_is_fitted(self, "coefs_")
-        X = validate_data(self, to_numpy(X), accept_sparse=["csr", "csc"], reset=False)
         dtype = self.coefs_[0].dtype
-        if self.dtype == "auto" and self.device_.type == "cpu":  # promoted as numpy would
+        promote = self.dtype == "auto" and self.device_.type == "cpu"  # as numpy does
+        X_dtype = "numeric" if promote else dtype
+        X = validate_data(self, to_numpy(X), accept_sparse=["csr", "csc"], dtype=X_dtype, reset=False)
+        if promote:
             dtype = np.dtype(np.float32 if np.result_type(X.dtype, dtype) == np.float32 else np.float64)
         X = X.astype(dtype, copy=False)
         coefs = [as_tensor(coef.T.astype(dtype, copy=False), self.device_) for coef in self.coefs_]
@@ -434,14 +442,6 @@ class _DivergenceError(ValueError):
             f"preprocessed. {what_happened} Scale the features (and the target of a regressor), with StandardScaler for "
             "example, or lower learning_rate_init."
         )
-
-
-def to_numpy(values: Any) -> Any:
-    """A torch tensor of any device as an array; anything else as it is."""
-    if not isinstance(values, torch.Tensor):
-        return values
-    values = values.detach().cpu()
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
 
 
 def _new_network(

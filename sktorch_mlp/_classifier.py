@@ -9,8 +9,9 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
-from ._base import BaseMLPTorch, to_numpy
-from ._losses import BinaryLogLoss, LogLoss, Loss
+from ._arrays import to_numpy
+from ._base import BaseMLPTorch
+from ._losses import BinaryLogLoss, LogLoss, Loss, OneClassLogLoss
 
 
 class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
@@ -171,7 +172,8 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
             # Class indices take the place of scikit-learn's indicator columns, n_classes times smaller.
             return np.searchsorted(self.classes_, y)[np.newaxis], LogLoss(len(self.classes_))
         indicators = self._label_binarizer.transform(y)
-        return np.ascontiguousarray(indicators.T, dtype=dtype), BinaryLogLoss(indicators.shape[1])
+        loss_class = OneClassLogLoss if len(self.classes_) == 1 else BinaryLogLoss
+        return np.ascontiguousarray(indicators.T, dtype=dtype), loss_class(indicators.shape[1])
 
     def _check_known_classes(self, y: np.ndarray) -> None:
         """A further fit must have the classes of the first (warm start), or some of them (partial_fit)."""

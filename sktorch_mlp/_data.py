@@ -17,6 +17,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from ._arrays import as_tensor
 from ._network import lean
 
 
@@ -317,22 +318,3 @@ class Epoch:
 def _take(values: Tensor, rows: Tensor) -> Tensor:
     """Columns of (n_values, n_all) values: (n_values, n_rows), or for a stack (n_networks, n_values, n_rows)."""
     return values.index_select(-1, rows) if rows.ndim == 1 else values.mT[rows].mT
-
-
-def as_tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    """A tensor over the array's memory where the device allows, else over a copy."""
-    if any(stride < 0 for stride in array.strides):  # PyTorch has none
-        array = array.copy()
-    if not array.flags.writeable:
-        # from_numpy warns of read-only memory (a memmap, say); nothing here writes to it.
-        array = np.asarray(_Writeable(array))
-    return torch.from_numpy(array).to(device)
-
-
-class _Writeable:
-    """The same memory without its read-only flag."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self._array = array
-        address, _ = array.__array_interface__["data"]
-        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}

@@ -119,6 +119,13 @@ class BinaryLogLoss(_ElementwiseLoss):
         return _mean(right.all(-2, keepdim=True), weights).mean(-1)
 
 
+class OneClassLogLoss(BinaryLogLoss):
+    """The same where there is one class, which is predicted whatever the output."""
+
+    def score(self, predictions: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        return predictions.new_ones(predictions.shape[:-2])
+
+
 class _RegressionLoss(_ElementwiseLoss):
     """What the losses of regressors share: they are judged by R², averaged over outputs."""
 

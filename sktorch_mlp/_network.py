@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ._activations import ACTIVATIONS
+from ._arrays import as_tensor
 
 
 def lean(tensor: Tensor) -> Tensor:
@@ -119,9 +120,9 @@ class StackedMLP(nn.Module):
     def load(self, network: int, coefs: Sequence[Any], intercepts: Sequence[Any]) -> None:
         """Copy scikit-learn's arrays, coefs of shape (n_in, n_out), into one network."""
         for view, values in zip(self.views()[0], coefs, strict=True):
-            view[network].copy_(torch.as_tensor(values).T)
+            view[network].copy_(as_tensor(values).T)
         for view, values in zip(self.views()[1], intercepts, strict=True):
-            view[network].copy_(torch.as_tensor(values))
+            view[network].copy_(as_tensor(values))
 
     @torch.no_grad()
     def keep(self, networks: Sequence[int]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+import scipy.sparse as sp
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
-from ._base import BaseMLPTorch, to_numpy
+from ._arrays import to_numpy
+from ._base import BaseMLPTorch
 from ._losses import HalfPoissonDeviance, HalfSquaredError, Loss
 
 _LOSSES: dict[str, type[Loss]] = {"squared_error": HalfSquaredError, "poisson": HalfPoissonDeviance}
@@ -225,7 +227,10 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
         )
         self.loss = loss
 
-    def _encode_targets(self, y: np.ndarray, dtype: np.dtype, *, incremental: bool) -> tuple[np.ndarray, Loss]:
+    def _encode_targets(self, y: Any, dtype: np.dtype, *, incremental: bool) -> tuple[np.ndarray, Loss]:
+        y = y.toarray() if sp.issparse(y) else y
+        if y.dtype.kind not in "fiub":
+            raise ValueError(f"y must be numeric, but has dtype {y.dtype}. Convert it to float.")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if self.loss == "poisson" and np.min(y) < 0:

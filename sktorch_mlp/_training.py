@@ -12,7 +12,8 @@ import scipy.optimize
 import torch
 from torch import Tensor, nn
 
-from ._data import Epoch, MiniBatches, Shuffler, TrainingData, as_tensor
+from ._arrays import as_tensor
+from ._data import Epoch, MiniBatches, Shuffler, TrainingData
 from ._gradients import ClosedForm, ForwardPass
 from ._losses import Loss
 from ._network import StackedMLP, lean
