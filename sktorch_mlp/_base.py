@@ -24,7 +24,7 @@ from torch import nn
 
 from ._arrays import as_tensor, to_numpy
 from ._data import Rows, Shuffler, TrainingData
-from ._device import compute_threads, input_dtypes, is_available, resolve_device
+from ._device import compute_threads, is_available, resolve_device, training_dtype
 from ._gradients import BLOCK_SIZE, predict_rows
 from ._losses import Loss
 from ._network import StackedMLP, initial_parameters, sequential
@@ -136,21 +136,25 @@ class BaseMLPTorch(BaseEstimator, ABC):
             raise ValueError("partial_fit does not support early_stopping=True")
         resuming = hasattr(self, "coefs_") and (self.warm_start or incremental)
         device = resolve_device(self.device)
-        X, y, sample_weight = self._validate_training_data(X, y, sample_weight, device, resuming)
-        targets, loss = self._encode_targets(y, X.dtype, incremental=incremental)
+        dtype = training_dtype(self.dtype, device, self.solver)
+        if resuming and self.dtype == "auto":  # go on in the precision of the model
+            dtype = self.coefs_[0].dtype
+        X, y, sample_weight = self._validate_training_data(X, y, sample_weight, dtype, resuming)
+        dtype = dtype or X.dtype
+        targets, loss = self._encode_targets(y, dtype, incremental=incremental)
         layer_units = [X.shape[1], *hidden_layer_sizes, loss.n_outputs]
         random_state = check_random_state(self.random_state)
 
         if resuming:
-            network = self._resume_network(layer_units, sp.issparse(X), X.dtype, device)
+            network = self._resume_network(layer_units, sp.issparse(X), dtype, device)
         else:
-            network = _new_network(layer_units, self.activation, sp.issparse(X), X.dtype, device)
+            network = _new_network(layer_units, self.activation, sp.issparse(X), dtype, device)
             network.load(0, *initial_parameters(layer_units, self.activation, random_state))
             self._forget()
         data = TrainingData(
-            rows=Rows.of(X, device),
+            rows=Rows.of(X, device, dtype),
             targets=as_tensor(targets, device),
-            weights=None if sample_weight is None else as_tensor(sample_weight, device),
+            weights=None if sample_weight is None else as_tensor(sample_weight.astype(dtype, copy=False), device),
             train=np.arange(X.shape[0]),
         )
         with self._unchanged_by_errors(network):
@@ -292,11 +296,10 @@ class BaseMLPTorch(BaseEstimator, ABC):
         return [operator.index(size) for size in sizes]
 
     def _validate_training_data(
-        self, X: Any, y: Any, sample_weight: Any, device: torch.device, resuming: bool
+        self, X: Any, y: Any, sample_weight: Any, dtype: np.dtype | None, resuming: bool
     ) -> tuple[Any, np.ndarray, np.ndarray | None]:
-        dtypes = input_dtypes(self.dtype, device, self.solver)
-        if resuming and self.dtype == "auto":  # go on in the precision of the model
-            dtypes = (self.coefs_[0].dtype.type,)
+        # X in either precision stays as it is, and is cast batch by batch; any other dtype is converted here.
+        dtypes = (np.float32, np.float64) if dtype == np.float32 else (np.float64, np.float32)
         X, y = validate_data(
             self,
             to_numpy(X),
@@ -308,7 +311,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
             reset=not resuming,
         )
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(to_numpy(sample_weight), X, dtype=X.dtype)
+            sample_weight = _check_sample_weight(to_numpy(sample_weight), X)
         return X, y, sample_weight
 
     def _resume_network(
@@ -408,15 +411,14 @@ class BaseMLPTorch(BaseEstimator, ABC):
         """Activated outputs of shape (n_rows, n_outputs)."""
         check_is_fitted(self, "coefs_")
         dtype = self.coefs_[0].dtype
-        promote = self.dtype == "auto" and self.device_.type == "cpu"  # as numpy does
-        X_dtype = "numeric" if promote else dtype
-        X = validate_data(self, to_numpy(X), accept_sparse=["csr", "csc"], dtype=X_dtype, reset=False)
-        if promote:
+        X = validate_data(self, to_numpy(X), accept_sparse=["csr", "csc"], reset=False)
+        if self.dtype == "auto" and self.device_.type == "cpu":  # promoted as numpy would
             dtype = np.dtype(np.float32 if np.result_type(X.dtype, dtype) == np.float32 else np.float64)
-        X = X.astype(dtype, copy=False)
+        if X.dtype not in (np.float32, np.float64):
+            X = X.astype(dtype)
         coefs = [as_tensor(coef.T.astype(dtype, copy=False), self.device_) for coef in self.coefs_]
         intercepts = [as_tensor(intercept.astype(dtype, copy=False), self.device_) for intercept in self.intercepts_]
-        rows = Rows.of(X, self.device_)
+        rows = Rows.of(X, self.device_, dtype)
         n_multiply_adds = min(len(rows), BLOCK_SIZE) * sum(coef.numel() for coef in coefs)
         with torch.no_grad(), compute_threads(n_multiply_adds):
             outputs = predict_rows(rows, coefs, intercepts, self.activation, self.out_activation_)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Protocol
 
@@ -42,14 +42,19 @@ class DenseBatch:
 
     def __init__(self, X: Tensor, n_networks: int, buffer: Tensor | None = None) -> None:
         self._X = X
-        self._gathered = None if buffer is None else buffer.flatten(0, 1)
         self._rows = lean(X.expand(n_networks, -1, -1) if buffer is None else buffer)
         self._rows_t = self._rows.mT
         self._addmm = torch.addmm if n_networks == 1 else torch.baddbmm
         self._mm = torch.mm if n_networks == 1 else torch.bmm
+        if buffer is not None:
+            self._gathered = buffer.flatten(0, 1)
+            self._to_cast = None if X.dtype == buffer.dtype else self._gathered.to(X.dtype)
 
     def load(self, rows: Tensor) -> DenseBatch:
-        torch.index_select(self._X, 0, rows.flatten(), out=self._gathered)
+        if self._to_cast is None:
+            torch.index_select(self._X, 0, rows.flatten(), out=self._gathered)
+        else:
+            self._gathered.copy_(torch.index_select(self._X, 0, rows.flatten(), out=self._to_cast))
         return self
 
     def affine(self, coef: Tensor, intercept: Tensor, out: Tensor | None = None) -> Tensor:
@@ -123,6 +128,11 @@ def _take_csr_beta_warning() -> None:
         torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (1, 1))
 
 
+#: Bytes of X up to which it is cast as a whole. A larger copy costs more, in memory and in
+#: its first use, than casting the rows of each batch.
+_CAST_AT_ONCE = 2**24
+
+
 @dataclass
 class Rows:
     """All rows of X: a dense tensor on the device, or CSR on the host.
@@ -132,21 +142,38 @@ class Rows:
     X : Tensor or csr_array of shape (n_rows, n_features)
     device : torch.device
         Where batches are made.
+    dtype : torch.dtype
+        Precision of batches; that of X may differ.
     """
 
     X: Tensor | sp.csr_array
     device: torch.device
+    dtype: torch.dtype
 
     @classmethod
-    def of(cls, X: np.ndarray | sp.sparray | sp.spmatrix, device: torch.device) -> Rows:
-        """Place a validated X of the training precision on the device, without a copy if it can be."""
-        if not sp.issparse(X):
-            return cls(as_tensor(np.ascontiguousarray(X), device), device)
-        rows = sp.csr_array(X)
-        if not rows.has_canonical_format:
-            rows = rows.copy()
-            rows.sum_duplicates()
-        return cls(rows, device)
+    def of(cls, X: np.ndarray | sp.sparray | sp.spmatrix, device: torch.device, dtype: np.dtype | None = None) -> Rows:
+        """Place a validated X on the device; on the CPU without a copy, unless it is small and has to be cast.
+
+        Parameters
+        ----------
+        X : ndarray or sparse array of shape (n_rows, n_features)
+            In float32 or float64.
+        device : torch.device
+        dtype : numpy.dtype, default=None
+            Precision of batches; None for that of X.
+        """
+        torch_dtype = torch.float32 if (dtype or X.dtype) == np.float32 else torch.float64
+        if sp.issparse(X):
+            rows = sp.csr_array(X)
+            if not rows.has_canonical_format:
+                rows = rows.copy()
+                rows.sum_duplicates()
+            rows.data = _cast(as_tensor(rows.data), torch_dtype).numpy()
+            return cls(rows, device, torch_dtype)
+        tensor = as_tensor(np.ascontiguousarray(X))
+        if device.type != "cpu" or tensor.nbytes <= _CAST_AT_ONCE:
+            tensor = _cast(tensor, torch_dtype).to(device)
+        return cls(tensor, device, torch_dtype)
 
     def __len__(self) -> int:
         return self.X.shape[0]
@@ -159,21 +186,33 @@ class Rows:
     def whole(self, n_networks: int = 1) -> Batch:
         """All rows, for each of `n_networks` networks."""
         if isinstance(self.X, Tensor):
-            return DenseBatch(self.X, n_networks)
+            return DenseBatch(_cast(self.X, self.dtype), n_networks)
         return SparseBatch(self.X, self.device, n_networks)
 
     def batch(self, n_rows: int, n_networks: int = 1) -> Batch:
         """A batch to load with `n_rows` rows for each of `n_networks` networks."""
         if isinstance(self.X, Tensor):
-            buffer = self.X.new_empty(n_networks, n_rows, self.X.shape[1])
+            buffer = self.X.new_empty(n_networks, n_rows, self.X.shape[1], dtype=self.dtype)
             return DenseBatch(self.X, n_networks, buffer)
         return SparseBatch(self.X, self.device, n_networks)
 
     def __getitem__(self, rows: slice | np.ndarray) -> Rows:
         """Some rows: a view for a slice of dense rows, else a copy."""
         if isinstance(self.X, Tensor) and isinstance(rows, np.ndarray):
-            return Rows(self.X[as_tensor(rows, self.device)], self.device)
-        return Rows(self.X[rows], self.device)
+            return replace(self, X=self.X[as_tensor(rows, self.device)])
+        return replace(self, X=self.X[rows])
+
+
+def _cast(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Finite values in another precision; what does not fit into it is scikit-learn's error."""
+    if values.dtype == dtype:
+        return values
+    cast = values.to(dtype)
+    if not cast.sum().isfinite() and not cast.isfinite().all():
+        raise ValueError(
+            f"Input X contains infinity or a value too large for dtype('{str(dtype).removeprefix('torch.')}'). Scale the features."
+        )
+    return cast
 
 
 @dataclass
@@ -241,8 +280,14 @@ class MiniBatches:
         n_rows = len(data.train)
         self.sizes = [min(batch_size, n_rows - start) for start in range(0, n_rows, batch_size)]
         self._data, self._shufflers = data, shufflers
-        self._batches = {size: data.rows.batch(size, len(shufflers)) for size in set(self.sizes)}
+        self._batches: dict[int, Batch] = {}
         self._only_epoch: Epoch | None = None
+        if len(self.sizes) > 1:
+            self._batches = {size: data.rows.batch(size, len(shufflers)) for size in set(self.sizes)}
+        else:  # one batch of all training rows, whose order does not matter
+            rows = data.rows if data.validation is None else data.rows[data.train]
+            indices = lean(as_tensor(data.train, data.rows.device).expand(len(shufflers), -1))
+            self._only_epoch = self._lay_out([rows.whole(len(shufflers))], indices)
 
     def next_epoch(self) -> Epoch:
         """Shuffle, and lay out the epoch that follows."""
@@ -250,16 +295,12 @@ class MiniBatches:
         if self._only_epoch is not None:
             return self._only_epoch
         rows = lean(as_tensor(np.stack(orders), self._data.rows.device))
-        epoch = Epoch(
-            self.sizes,
-            (self._batches[len_].load(part) for len_, part in zip(self.sizes, rows.split(self.sizes, -1), strict=True)),
-            _take(self._data.targets, rows),
-            None if self._data.weights is None else _take(self._data.weights.unsqueeze(0), rows),
-        )
-        if len(self.sizes) == 1:  # one batch of all rows: gathered once, their order does not matter
-            epoch.batches = list(epoch.batches)
-            self._only_epoch = epoch
-        return epoch
+        parts = zip(self.sizes, rows.split(self.sizes, -1), strict=True)
+        return self._lay_out((self._batches[size].load(part) for size, part in parts), rows)
+
+    def _lay_out(self, batches: Iterable[Batch], rows: Tensor) -> Epoch:
+        weights = None if self._data.weights is None else _take(self._data.weights.unsqueeze(0), rows)
+        return Epoch(self.sizes, batches, _take(self._data.targets, rows), weights)
 
 
 class Epoch:
@@ -272,6 +313,7 @@ class Epoch:
     batches : iterable of Batch
         Loaded one after the other; only the last one taken is valid.
     targets : Tensor of shape (..., n_targets, n_rows)
+    target_parts : sequence of Tensor of shape (..., n_targets, n_rows_of_batch)
     scales : list of float or Tensor of shape (..., 1, n_rows_of_batch)
         Each row's share of its batch.
     totals : list of float or Tensor of shape (..., 1)
@@ -280,6 +322,7 @@ class Epoch:
 
     def __init__(self, sizes: list[int], batches: Iterable[Batch], targets: Tensor, weights: Tensor | None) -> None:
         self.batches, self.targets = batches, targets
+        self.target_parts = targets.split(sizes, -1)
         self._sizes = sizes
         self.totals: Sequence[float | Tensor] = sizes
         self.scales: Sequence[float | Tensor] = [1.0 / size for size in sizes]

@@ -56,8 +56,8 @@ def _what_there_is() -> str:
     return f"PyTorch {torch.__version__} sees {n_cuda} CUDA device(s) and {'an' if torch.backends.mps.is_available() else 'no'} MPS device"
 
 
-def input_dtypes(dtype: str, device: torch.device, solver: str) -> tuple[type[np.floating], ...]:
-    """The precisions X may keep for training; any other is converted to the first.
+def training_dtype(dtype: str, device: torch.device, solver: str) -> np.dtype | None:
+    """The precision to train in; None for that of X, if X is float32 or float64.
 
     "auto" does on the CPU what scikit-learn does: float32 input trains in float32, all
     other in float64; L-BFGS always in float64, since scipy hands back float64 parameters.
@@ -69,12 +69,12 @@ def input_dtypes(dtype: str, device: torch.device, solver: str) -> tuple[type[np
         If float64 is asked for on a device that lacks it.
     """
     if dtype == "auto":
-        if device.type != "cpu":
-            return (np.float32,)
-        return (np.float64,) if solver == "lbfgs" else (np.float64, np.float32)
+        if device.type == "cpu":
+            return np.dtype(np.float64) if solver == "lbfgs" else None
+        return np.dtype(np.float32)
     if dtype == "float64" and device.type == "mps":
         raise ValueError("dtype='float64' is not supported on Apple's MPS device. Use dtype='float32' or device='cpu'.")
-    return (np.float64,) if dtype == "float64" else (np.float32,)
+    return np.dtype(dtype)
 
 
 #: Multiply-adds of a step from which a second thread gains more than its start costs.

@@ -72,7 +72,7 @@ class LogLoss(Loss):
 
     def to_delta_(self, predictions: Tensor, targets: Tensor, terms: Tensor) -> None:
         torch.gather(predictions, -2, targets, out=terms)
-        predictions.scatter_add_(-2, targets, predictions.new_tensor(-1.0).expand_as(terms))
+        predictions.scatter_(-2, targets, -1.0, reduce="add")
 
     def row_losses(self, terms: Tensor, targets: Tensor) -> Tensor:
         return _clip(terms).log_().neg_()

@@ -103,18 +103,20 @@ class Trainer:
         self._loss, self._solver = loss, solver
         self._minibatches = MiniBatches(data, shufflers, options[0].batch_size)
         sizes = self._minibatches.sizes
-        self._gradients = {size: ClosedForm(network, loss, size) for size in set(sizes)}
+        gradients = {size: ClosedForm(network, loss, size) for size in set(sizes)}
         solver.bind(network)
 
         # The penalty concerns the slice of coefficients; its value is needed once an epoch.
         flat, coefs = network.flat.detach(), slice(0, network.n_coefs)
         self._coefs, self._coef_grads = lean(flat[:, coefs]), lean(network.grad[:, coefs])
         self._alpha = per_network([option.alpha for option in options], flat)
+        self._penalised = any(option.alpha for option in options)
         self._half_alpha = 0.5 * flat.new_tensor([option.alpha for option in options])
         self._square_norms = flat.new_zeros(len(sizes), network.n_networks)
         self._terms = lean(flat.new_empty(network.n_networks, 1, sum(sizes)))
         norms = self._square_norms.squeeze(-1) if network.n_networks == 1 else self._square_norms
-        self._slots = list(zip(sizes, self._terms.split(sizes, -1), norms.unbind(0), strict=True))
+        steps = [gradients[size] for size in sizes]
+        self._slots = list(zip(steps, self._terms.split(sizes, -1), norms.unbind(0), strict=True))
 
     def run_epoch(self) -> list[float]:
         """Train one epoch.
@@ -125,16 +127,14 @@ class Trainer:
             Each network's loss, penalty included: the losses of its batches, averaged over rows.
         """
         epoch = self._minibatches.next_epoch()
-        targets = epoch.targets.split(self._minibatches.sizes, -1)
-        decays = [self._alpha / total for total in epoch.totals]
-        penalised = bool(self._half_alpha.any())
-        steps = zip(self._slots, epoch.batches, targets, epoch.scales, decays, strict=True)
-        for (size, terms, square_norm), batch, batch_targets, scale, decay in steps:
-            self._gradients[size](batch, batch_targets, scale, terms)
-            if penalised:
-                torch.linalg.vecdot(self._coefs, self._coefs, out=square_norm)
-                add_scaled_(self._coef_grads, self._coefs, decay)
-            self._solver.step()
+        coefs, step = self._coefs, self._solver.step
+        steps = zip(self._slots, epoch.batches, epoch.target_parts, epoch.scales, epoch.totals, strict=True)
+        for (gradient, terms, square_norm), batch, targets, scale, total in steps:
+            gradient(batch, targets, scale, terms)
+            if self._penalised:
+                torch.linalg.vecdot(coefs, coefs, out=square_norm)
+                add_scaled_(self._coef_grads, coefs, self._alpha / total)
+            step()
         row_losses = self._loss.row_losses(self._terms, epoch.targets)
         return epoch.mean(row_losses, self._half_alpha * self._square_norms).tolist()
 

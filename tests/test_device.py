@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sktorch_mlp import MLPTorchClassifier
-from sktorch_mlp._device import _THREADING_PAYS_FROM, compute_threads, input_dtypes, is_available, resolve_device
+from sktorch_mlp._device import _THREADING_PAYS_FROM, compute_threads, is_available, resolve_device, training_dtype
 
 LARGE, SMALL = _THREADING_PAYS_FROM, _THREADING_PAYS_FROM - 1
 
@@ -51,21 +51,21 @@ def test_absent_backends(monkeypatch):
 @pytest.mark.parametrize(
     ("dtype", "device", "solver", "expected"),
     [
-        ("auto", "cpu", "adam", (np.float64, np.float32)),
-        ("auto", "cpu", "lbfgs", (np.float64,)),
-        ("auto", "cuda", "adam", (np.float32,)),
-        ("auto", "mps", "lbfgs", (np.float32,)),
-        ("float32", "cpu", "lbfgs", (np.float32,)),
-        ("float64", "cuda", "sgd", (np.float64,)),
+        ("auto", "cpu", "adam", None),
+        ("auto", "cpu", "lbfgs", np.float64),
+        ("auto", "cuda", "adam", np.float32),
+        ("auto", "mps", "lbfgs", np.float32),
+        ("float32", "cpu", "lbfgs", np.float32),
+        ("float64", "cuda", "sgd", np.float64),
     ],
 )
 def test_precisions(dtype, device, solver, expected):
-    assert input_dtypes(dtype, torch.device(device), solver) == expected
+    assert training_dtype(dtype, torch.device(device), solver) == expected
 
 
 def test_mps_has_no_float64():
     with pytest.raises(ValueError, match="Use dtype='float32'"):
-        input_dtypes("float64", torch.device("mps"), "adam")
+        training_dtype("float64", torch.device("mps"), "adam")
 
 
 @pytest.fixture
