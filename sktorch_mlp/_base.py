@@ -184,7 +184,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
         options = self._training_options(len(data.rows))
         with compute_threads(network.n_coefs * len(data.rows)):
             result = train_lbfgs(network, loss, data, options, max_fun=self.max_fun)
-        if not (math.isfinite(result.fun) or result.interrupted) or not network.flat.isfinite().all():
+        if not (math.isfinite(result.fun) or result.interrupted) or not _all_finite(network.flat):
             raise _DivergenceError(f"The loss is {result.fun} after {result.nit} iterations of L-BFGS.")
         self.n_iter_ = min(result.nit, self.max_iter)
         self.loss_ = float(result.fun)
@@ -226,7 +226,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
         with compute_threads(network.n_coefs * options.batch_size):
             train(network, self._solver, loss, data, [shuffler], [options], [progress], max_epochs=one_epoch)
 
-        finite = bool(network.flat.isfinite().all())
+        finite = _all_finite(network.flat)
         if progress.outcome == "diverged" or not finite:
             diverged = _DivergenceError(f"The loss is {progress.loss_curve[-1]} at epoch {progress.n_iter}.")
             if not (self.early_stopping and finite and math.isfinite(progress.best_validation_score)):
@@ -444,6 +444,11 @@ class _DivergenceError(ValueError):
             f"preprocessed. {what_happened} Scale the features (and the target of a regressor), with StandardScaler for "
             "example, or lower learning_rate_init."
         )
+
+
+def _all_finite(values: torch.Tensor) -> bool:
+    """Whether all are finite; their sum says so in one pass, unless it overflows."""
+    return bool(values.sum().isfinite() or values.isfinite().all())
 
 
 def _new_network(
