@@ -6,8 +6,7 @@ import math
 import operator
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -29,11 +28,15 @@ from ._gradients import BLOCK_SIZE, predict_rows
 from ._losses import Loss
 from ._network import StackedMLP, initial_parameters, sequential
 from ._solvers import SGD, Adam, Solver
-from ._training import Options as TrainingOptions
-from ._training import Progress, train, train_lbfgs
+from ._state import FitState
+from ._training import DivergenceError, Progress, TrainingOptions, train, train_lbfgs
 
-# Fitted attributes that only some fits have: a new fit must not leave those of an older one.
-_STOCHASTIC_ATTRIBUTES = ("loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_")
+_Warnings = list[tuple[str, type[Warning]]]
+_INTERRUPTED = ("Training interrupted by user.", UserWarning)
+_BATCH_SIZE_CLIPPED = (
+    "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
+    UserWarning,
+)
 
 
 class BaseMLPTorch(BaseEstimator, ABC):
@@ -122,6 +125,10 @@ class BaseMLPTorch(BaseEstimator, ABC):
         self.device = device
         self.dtype = dtype
 
+    coefs_: list[np.ndarray]
+    intercepts_: list[np.ndarray]
+    _state: FitState
+
     # What the subclasses add -----------------------------------------------------------
 
     @abstractmethod
@@ -136,113 +143,94 @@ class BaseMLPTorch(BaseEstimator, ABC):
             raise ValueError("partial_fit does not support early_stopping=True")
         resuming = hasattr(self, "coefs_") and (self.warm_start or incremental)
         device = resolve_device(self.device)
-        dtype = training_dtype(self.dtype, device, self.solver)
-        if resuming and self.dtype == "auto":  # go on in the precision of the model
-            dtype = self.coefs_[0].dtype
+        dtype = self._resolve_dtype(device, resuming)
         X, y, sample_weight = self._validate_training_data(X, y, sample_weight, dtype, resuming)
         dtype = dtype or X.dtype
         targets, loss = self._encode_targets(y, dtype, incremental=incremental)
         layer_units = [X.shape[1], *hidden_layer_sizes, loss.n_outputs]
         random_state = check_random_state(self.random_state)
 
-        if resuming:
-            network = self._resume_network(layer_units, sp.issparse(X), dtype, device)
-        else:
-            network = _new_network(layer_units, self.activation, sp.issparse(X), dtype, device)
-            network.load(0, *initial_parameters(layer_units, self.activation, random_state))
-            self._forget()
-        data = TrainingData(
-            rows=Rows.of(X, device, dtype),
-            targets=as_tensor(targets, device),
-            weights=None if sample_weight is None else as_tensor(sample_weight.astype(dtype, copy=False), device),
-            train=np.arange(X.shape[0]),
-        )
-        with self._unchanged_by_errors(network):
-            if self.solver == "lbfgs":
-                self._fit_lbfgs(network, loss, data)
+        with torch.inference_mode(False):  # inference tensors could not be trained on later
+            if resuming:
+                state = self._resume(layer_units, sp.issparse(X), dtype, device)
             else:
-                self._fit_stochastic(network, loss, data, random_state, incremental)
-        self._publish(network, loss, device)
+                self._forget()
+                state = self._start(layer_units, sp.issparse(X), dtype, device, random_state)
+            data = TrainingData(
+                rows=Rows.of(X, device, dtype),
+                targets=as_tensor(targets, device),
+                weights=None if sample_weight is None else as_tensor(sample_weight.astype(dtype, copy=False), device),
+                train=np.arange(X.shape[0]),
+            )
+            with state.unchanged_by_errors():
+                if self.solver == "lbfgs":
+                    messages = self._fit_lbfgs(state, loss, data)
+                else:
+                    messages = self._fit_stochastic(state, loss, data, random_state, incremental)
+            self._publish(state, loss, device)
+        for message, category in messages:  # only now: a warning that is made an error leaves a fitted model
+            warnings.warn(message, category, stacklevel=4)
         return self
 
-    @contextmanager
-    def _unchanged_by_errors(self, network: StackedMLP) -> Iterator[None]:
-        """Leave a model that was good before a failing fit as it was, but for its solver's moments."""
-        parameters = network.flat.detach().clone()
-        progress = getattr(self, "_progress", None)
-        mark = None if progress is None else progress.mark()
-        try:
-            yield
-        except Exception:
-            network.flat.data.copy_(parameters)
-            self.__dict__.pop("_solver", None)
-            if progress is not None:
-                progress.rewind(mark)
-            raise
-
-    def _fit_lbfgs(self, network: StackedMLP, loss: Loss, data: TrainingData) -> None:
-        options = self._training_options(len(data.rows))
+    def _fit_lbfgs(self, state: FitState, loss: Loss, data: TrainingData) -> _Warnings:
+        network = state.network
+        options = self._training_options(len(data.rows), self.max_iter)
         with compute_threads(network.n_coefs * len(data.rows)):
             result = train_lbfgs(network, loss, data, options, max_fun=self.max_fun)
         if not (math.isfinite(result.fun) or result.interrupted) or not _all_finite(network.flat):
-            raise _DivergenceError(f"The loss is {result.fun} after {result.nit} iterations of L-BFGS.")
+            raise DivergenceError(f"The loss is {result.fun} after {result.nit} iterations of L-BFGS.")
         self.n_iter_ = min(result.nit, self.max_iter)
-        self.loss_ = float(result.fun)
-        self._progress = Progress(n_rows_seen=getattr(self, "t_", 0))
+        if math.isfinite(result.fun):
+            self.loss_ = float(result.fun)
         if result.interrupted:
-            warnings.warn("Training interrupted by user.", stacklevel=5)
-        elif result.status != 0:
-            remedy = (
-                f"Increase max_iter (now {self.max_iter}) or scale the data, with StandardScaler for example."
-                if self.n_iter_ == self.max_iter
-                else "Scale the data, with StandardScaler for example, or increase max_fun."
-            )
-            warnings.warn(
-                f"lbfgs failed to converge after {self.n_iter_} iteration(s) (status={result.status}):\n"
-                f"{result.message}\n\n{remedy}",
-                ConvergenceWarning,
-                stacklevel=5,
-            )
+            return [_INTERRUPTED]
+        if result.status == 0:
+            return []
+        remedy = (
+            f"Increase max_iter (now {self.max_iter}) or scale the data, with StandardScaler for example."
+            if self.n_iter_ == self.max_iter
+            else "Scale the data, with StandardScaler for example, or increase max_fun."
+        )
+        failure = f"lbfgs failed to converge after {self.n_iter_} iteration(s) (status={result.status}):"
+        return [(f"{failure}\n{result.message}\n\n{remedy}", ConvergenceWarning)]
 
     def _fit_stochastic(
         self,
-        network: StackedMLP,
+        state: FitState,
         loss: Loss,
         data: TrainingData,
         random_state: np.random.RandomState,
         incremental: bool,
-    ) -> None:
-        if not incremental or not hasattr(self, "_solver"):
-            self._solver = self._new_solver()
-        if not hasattr(self, "_progress"):
-            self._progress = Progress()
-        progress = self._progress
+    ) -> _Warnings:
+        network, progress = state.network, state.progress
+        if state.solver is None or not incremental:
+            state.solver = self._new_solver()
         if self.early_stopping:
-            data.train, data.validation = self._split(data, loss, random_state)
+            data = self._hold_out(data, loss, random_state)
+        n_rows = len(data.train)
+        messages: _Warnings = []
+        if self.batch_size != "auto" and self.batch_size > n_rows:
+            messages += [_BATCH_SIZE_CLIPPED]
+        options = self._training_options(n_rows, 1 if incremental else self.max_iter)
         shuffler = Shuffler(data.train, random_state if self.shuffle else None)
-        options = self._training_options(len(data.train))
-
-        one_epoch = 1 if incremental else None
         with compute_threads(network.n_coefs * options.batch_size):
-            train(network, self._solver, loss, data, [shuffler], [options], [progress], max_epochs=one_epoch)
+            train(network, state.solver, loss, data, [shuffler], [options], [progress])
 
         finite = _all_finite(network.flat)
         if progress.outcome == "diverged" or not finite:
-            diverged = _DivergenceError(f"The loss is {progress.loss_curve[-1]} at epoch {progress.n_iter}.")
+            last_loss = progress.loss_curve[-1] if progress.loss_curve else math.nan
+            error = DivergenceError(f"The loss is {last_loss} at epoch {progress.n_iter}.")
             if not (self.early_stopping and finite and math.isfinite(progress.best_validation_score)):
-                raise diverged
+                raise error
             # As in scikit-learn, early stopping still has the parameters of its best epoch.
-            warnings.warn(f"{diverged} Kept the best epoch before.", ConvergenceWarning, stacklevel=5)
-        if progress.outcome == "interrupted":
-            warnings.warn("Training interrupted by user.", stacklevel=5)
-        if progress.outcome == "max_iter" and not incremental:
-            warnings.warn(
-                f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the "
-                "optimization hasn't converged yet.",
-                ConvergenceWarning,
-                stacklevel=5,
-            )
+            messages += [(f"{error} Kept the best epoch before.", ConvergenceWarning)]
+        elif progress.outcome == "interrupted":
+            messages += [_INTERRUPTED]
+        elif progress.outcome == "max_iter" and not incremental:
+            unconverged = f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the "
+            messages += [(unconverged + "optimization hasn't converged yet.", ConvergenceWarning)]
         self._publish_progress(progress)
+        return messages
 
     def _new_solver(self) -> Solver:
         rate = [self.learning_rate_init]
@@ -250,39 +238,40 @@ class BaseMLPTorch(BaseEstimator, ABC):
             return SGD(rate, [self.momentum], self.nesterovs_momentum, self.learning_rate, [self.power_t])
         return Adam(rate, [self.beta_1], [self.beta_2], [self.epsilon])
 
-    def _training_options(self, n_rows: int) -> TrainingOptions:
-        if self.batch_size == "auto":
-            batch_size = min(200, n_rows)
-        else:
-            if self.batch_size > n_rows and self.solver != "lbfgs":
-                warnings.warn(
-                    "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
-                    stacklevel=6,
-                )
-            batch_size = min(int(self.batch_size), n_rows)
+    def _training_options(self, n_rows: int, max_iter: int) -> TrainingOptions:
         return TrainingOptions(
             alpha=self.alpha,
-            batch_size=batch_size,
-            max_iter=self.max_iter,
+            batch_size=min(200 if self.batch_size == "auto" else int(self.batch_size), n_rows),
+            max_iter=max_iter,
             tol=self.tol,
             n_iter_no_change=self.n_iter_no_change,
             verbose=bool(self.verbose),
         )
 
-    def _split(
-        self, data: TrainingData, loss: Loss, random_state: np.random.RandomState
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Training and validation rows; stratified where scikit-learn does, with one encoded column."""
+    def _hold_out(self, data: TrainingData, loss: Loss, random_state: np.random.RandomState) -> TrainingData:
+        """Set validation rows aside; stratified where scikit-learn does, with one encoded column."""
         indicator = is_classifier(self) and loss.n_outputs == 1
-        stratify = (data.targets.cpu().numpy() > 0.5).T if indicator else None
         train_rows, validation_rows = train_test_split(
-            np.arange(len(data.rows)), random_state=random_state, test_size=self.validation_fraction, stratify=stratify
+            data.train,
+            random_state=random_state,
+            test_size=self.validation_fraction,
+            stratify=(data.targets.cpu().numpy() > 0.5).T if indicator else None,
         )
         if len(validation_rows) < 2:
             raise ValueError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
-        return train_rows, validation_rows
+        if data.weights is not None and not data.weights[as_tensor(validation_rows, data.rows.device)].any():
+            raise ValueError(
+                "Sample weights must contain at least one non-zero number. Those of the validation rows are all zero: "
+                "leave out rows of weight zero, or increase validation_fraction."
+            )
+        return replace(data, train=train_rows, validation=validation_rows)
+
+    def _check_solver(self) -> bool:
+        if self.solver == "lbfgs":
+            raise AttributeError("partial_fit is only available for stochastic optimizers. lbfgs is not stochastic.")
+        return True
 
     # Input -----------------------------------------------------------------------------
 
@@ -294,6 +283,13 @@ class BaseMLPTorch(BaseEstimator, ABC):
         if any(isinstance(size, bool | np.bool_) for size in sizes):
             raise TypeError(f"hidden_layer_sizes must be integers, got {sizes}.")
         return [operator.index(size) for size in sizes]
+
+    def _resolve_dtype(self, device: torch.device, resuming: bool) -> np.dtype | None:
+        """The precision to train in; None for that of X."""
+        dtype = training_dtype(self.dtype, device)
+        if dtype is None and resuming:  # go on in the precision of the model
+            dtype = np.dtype(np.float32 if self.coefs_[0].dtype == np.float32 else np.float64)
+        return dtype
 
     def _validate_training_data(
         self, X: Any, y: Any, sample_weight: Any, dtype: np.dtype | None, resuming: bool
@@ -308,57 +304,63 @@ class BaseMLPTorch(BaseEstimator, ABC):
             multi_output=True,
             y_numeric=not is_classifier(self),
             dtype=dtypes,
+            # Rows of mini-batches are gathered, which in column order (that of most frames) touches all of X.
+            order=None if self.solver == "lbfgs" else "C",
             reset=not resuming,
         )
         if sample_weight is not None:
             sample_weight = _check_sample_weight(to_numpy(sample_weight), X)
         return X, y, sample_weight
 
-    def _resume_network(
-        self, layer_units: list[int], sparse_input: bool, dtype: np.dtype, device: torch.device
-    ) -> StackedMLP:
+    # Fitted attributes -----------------------------------------------------------------
+
+    def _forget(self) -> None:
+        """Drop what an earlier fit has left, but for what validation has just set."""
+        kept = {"classes_", "n_features_in_", "feature_names_in_"}
+        for name in [name for name in vars(self) if name.endswith("_") and name not in kept]:
+            delattr(self, name)
+
+    def _start(
+        self,
+        layer_units: list[int],
+        sparse_input: bool,
+        dtype: np.dtype,
+        device: torch.device,
+        random_state: np.random.RandomState,
+    ) -> FitState:
+        """A new network with scikit-learn's initial weights."""
+        network = _new_network(layer_units, self.activation, sparse_input, dtype, device)
+        network.load(0, *initial_parameters(layer_units, self.activation, random_state))
+        return FitState(sparse_input, network)
+
+    def _resume(self, layer_units: list[int], sparse_input: bool, dtype: np.dtype, device: torch.device) -> FitState:
         """The fitted network, ready to be trained on."""
         fitted_units = [self.coefs_[0].shape[0], *(coef.shape[1] for coef in self.coefs_)]
         if fitted_units != layer_units:
             raise ValueError(
                 f"The fitted network has layers of {fitted_units} units, but hidden_layer_sizes and the data now ask for "
-                f"{layer_units}. To train a new network call fit with warm_start=False."
+                f"{layer_units}. For a new network call fit with warm_start=False."
             )
-        network = self.__dict__.get("_network")
-        arrays = [*self.coefs_, *self.intercepts_]
+        state = getattr(self, "_state", None) or FitState(sparse_input, None)  # weights may be all that was set
         if (
-            network is not None
-            and network.flat.device == device
-            and network.sparse_input == sparse_input
-            and network.activation == self.activation
-            and arrays[0].dtype == dtype
-            and all(a is b for a, b in zip(arrays, self._published, strict=True))
-            and device.type == "cpu"  # elsewhere the arrays are copies that the user may have written to
+            not state.holds([*self.coefs_, *self.intercepts_])
+            or state.network.flat.device != device
+            or self.coefs_[0].dtype != dtype
+            or state.network.activation != self.activation
         ):
-            return network
-        network = _new_network(layer_units, self.activation, sparse_input, dtype, device)
-        network.load(0, self.coefs_, self.intercepts_)
-        return network
+            state.network = _new_network(layer_units, self.activation, state.sparse_input, dtype, device)
+            state.network.load(0, self.coefs_, self.intercepts_)
+        return state
 
-    # Fitted attributes -----------------------------------------------------------------
-
-    def _forget(self) -> None:
-        """Drop what an earlier fit has left."""
-        for name in ("coefs_", "intercepts_", "_progress", "_solver", "_network", "_module", *_STOCHASTIC_ATTRIBUTES):
-            self.__dict__.pop(name, None)
-
-    def _publish(self, network: StackedMLP, loss: Loss, device: torch.device) -> None:
-        """Set the fitted attributes of the network; on the CPU the arrays share its memory."""
-        coefs, intercepts = network.views(network.flat.detach())
-        if not (hasattr(self, "coefs_") and self.__dict__.get("_network") is network):
-            self.coefs_ = [coef[0].T.cpu().numpy() for coef in coefs]
-            self.intercepts_ = [intercept[0].cpu().numpy() for intercept in intercepts]
-            self._network = network
-            self._published = [*self.coefs_, *self.intercepts_]
-        self.n_layers_ = len(network.layer_units)
+    def _publish(self, state: FitState, loss: Loss, device: torch.device) -> None:
+        """Set the fitted attributes; arrays that share the network's memory stay the same objects."""
+        if not (hasattr(self, "coefs_") and state.holds([*self.coefs_, *self.intercepts_])):
+            self.coefs_, self.intercepts_ = state.publish()
+        self._state = state
+        self.n_layers_ = len(self.coefs_) + 1
         self.n_outputs_ = loss.n_outputs
         self.out_activation_ = loss.out_activation
-        self.t_ = self._progress.n_rows_seen
+        self.t_ = state.progress.n_rows_seen
         self.device_ = device
 
     def _publish_progress(self, progress: Progress) -> None:
@@ -391,9 +393,8 @@ class BaseMLPTorch(BaseEstimator, ABC):
         return cached[1]
 
     def __getstate__(self):
-        """Leave out what is made again from `coefs_`, which would store the weights twice."""
-        state = super().__getstate__()
-        return {name: value for name, value in state.items() if name not in ("_network", "_module", "_published")}
+        """Leave out the module, which is made again from `coefs_`."""
+        return {name: value for name, value in super().__getstate__().items() if name != "_module"}
 
     def __setstate__(self, state):
         super().__setstate__(state)
@@ -428,22 +429,6 @@ class BaseMLPTorch(BaseEstimator, ABC):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
-
-    def _check_solver(self) -> bool:
-        if self.solver == "lbfgs":
-            raise AttributeError("partial_fit is only available for stochastic optimizers. lbfgs is not stochastic.")
-        return True
-
-
-class _DivergenceError(ValueError):
-    """Training has left the finite numbers."""
-
-    def __init__(self, what_happened: str) -> None:
-        super().__init__(
-            "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
-            f"preprocessed. {what_happened} Scale the features (and the target of a regressor), with StandardScaler for "
-            "example, or lower learning_rate_init."
-        )
 
 
 def _all_finite(values: torch.Tensor) -> bool:

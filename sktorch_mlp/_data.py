@@ -117,7 +117,7 @@ class _SparseRows:
     def _to_torch(self, rows: sp.csr_array) -> Tensor:
         _take_csr_beta_warning()
         indptr, indices, data = (as_tensor(part, self._device) for part in (rows.indptr, rows.indices, rows.data))
-        return torch.sparse_csr_tensor(indptr, indices, data, rows.shape)
+        return torch.sparse_csr_tensor(indptr, indices, data, rows.shape, device=self._device)
 
 
 @cache
@@ -125,7 +125,8 @@ def _take_csr_beta_warning() -> None:
     """Provoke PyTorch's once-a-process warning that CSR is in beta where users do not see it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (1, 1))
+        indptr, indices, data = (torch.tensor(part, device="cpu") for part in ([0, 0], [], []))
+        torch.sparse_csr_tensor(indptr, indices.long(), data, (1, 1), device="cpu")
 
 
 #: Bytes of X up to which it is cast as a whole. A larger copy costs more, in memory and in
@@ -170,7 +171,7 @@ class Rows:
                 rows.sum_duplicates()
             rows.data = _cast(as_tensor(rows.data), torch_dtype).numpy()
             return cls(rows, device, torch_dtype)
-        tensor = as_tensor(np.ascontiguousarray(X))
+        tensor = as_tensor(X)
         if device.type != "cpu" or tensor.nbytes <= _CAST_AT_ONCE:
             tensor = _cast(tensor, torch_dtype).to(device)
         return cls(tensor, device, torch_dtype)

@@ -33,7 +33,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise ValueError(
             f"device={str(device)!r} is not available on this machine: {_what_there_is()}. Use device='auto' or device='cpu'."
         )
-    return resolved
+    return torch.device("cpu") if resolved.type == "cpu" else resolved  # "cpu:0" is the same place
 
 
 def is_available(device: torch.device) -> bool:
@@ -56,12 +56,11 @@ def _what_there_is() -> str:
     return f"PyTorch {torch.__version__} sees {n_cuda} CUDA device(s) and {'an' if torch.backends.mps.is_available() else 'no'} MPS device"
 
 
-def training_dtype(dtype: str, device: torch.device, solver: str) -> np.dtype | None:
+def training_dtype(dtype: str, device: torch.device) -> np.dtype | None:
     """The precision to train in; None for that of X, if X is float32 or float64.
 
     "auto" does on the CPU what scikit-learn does: float32 input trains in float32, all
-    other in float64; L-BFGS always in float64, since scipy hands back float64 parameters.
-    On a GPU "auto" is float32, as most GPUs are slow in float64 or lack it.
+    other in float64. On a GPU it is float32, as most GPUs are slow in float64 or lack it.
 
     Raises
     ------
@@ -69,9 +68,7 @@ def training_dtype(dtype: str, device: torch.device, solver: str) -> np.dtype | 
         If float64 is asked for on a device that lacks it.
     """
     if dtype == "auto":
-        if device.type == "cpu":
-            return np.dtype(np.float64) if solver == "lbfgs" else None
-        return np.dtype(np.float32)
+        return None if device.type == "cpu" else np.dtype(np.float32)
     if dtype == "float64" and device.type == "mps":
         raise ValueError("dtype='float64' is not supported on Apple's MPS device. Use dtype='float32' or device='cpu'.")
     return np.dtype(dtype)

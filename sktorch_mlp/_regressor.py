@@ -87,8 +87,8 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
         "auto" is CUDA if there is one, else Apple's MPS, else the CPU.
     dtype : {'auto', 'float32', 'float64'}, default='auto'
         Precision of weights and arithmetic. "auto" does on the CPU what scikit-learn
-        does, float32 for float32 X and float64 for all other (always float64 with
-        lbfgs), and takes float32 on a GPU. "float32" about halves the time.
+        does, float32 for float32 X and float64 for all other, and takes float32 on a
+        GPU. "float32" about halves the time.
 
     Attributes
     ----------

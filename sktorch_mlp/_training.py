@@ -21,7 +21,7 @@ from ._solvers import Solver, add_scaled_, minimize_lbfgs, per_network
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainingOptions:
     """How to train one network of a stack; the field names are scikit-learn's.
 
     `batch_size` must be the same for all networks of a stack.
@@ -63,16 +63,16 @@ class Progress:
     n_rows_seen: int = 0
     outcome: str = "running"
 
-    def mark(self) -> Progress:
-        """Note where training stands, for `rewind`."""
-        return replace(self, loss_curve=self.loss_curve[:], validation_scores=self.validation_scores[:])
+    def mark(self) -> tuple[Progress, int, int]:
+        """Note where training stands, for `rewind`; lists only grow, so their lengths will do."""
+        return replace(self), len(self.loss_curve), len(self.validation_scores)
 
-    def rewind(self, mark: Progress) -> None:
-        """Go back to a mark; the lists stay the same objects."""
-        lists = self.loss_curve, self.validation_scores
-        for own, marked in zip(lists, (mark.loss_curve, mark.validation_scores), strict=True):
-            del own[len(marked) :]
-        vars(self).update(vars(mark), loss_curve=lists[0], validation_scores=lists[1])
+    def rewind(self, mark: tuple[Progress, int, int]) -> None:
+        """Go back to a mark."""
+        before, n_losses, n_scores = mark
+        del self.loss_curve[n_losses:]
+        del self.validation_scores[n_scores:]
+        vars(self).update(vars(before))
 
     def follow_loss(self, tol: float) -> None:
         """Count the last epoch as an improvement, or not, by its training loss."""
@@ -88,6 +88,17 @@ class Progress:
         return score > best
 
 
+class DivergenceError(ValueError):
+    """Training has left the finite numbers."""
+
+    def __init__(self, what_happened: str) -> None:
+        super().__init__(
+            "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
+            f"preprocessed. {what_happened} Scale the features (and the target of a regressor), with StandardScaler for "
+            "example, or lower learning_rate_init."
+        )
+
+
 class Trainer:
     """Steps through the training rows, an epoch a call, all networks of a stack side by side."""
 
@@ -98,7 +109,7 @@ class Trainer:
         loss: Loss,
         data: TrainingData,
         shufflers: Sequence[Shuffler],
-        options: Sequence[Options],
+        options: Sequence[TrainingOptions],
     ) -> None:
         self._loss, self._solver = loss, solver
         self._minibatches = MiniBatches(data, shufflers, options[0].batch_size)
@@ -165,10 +176,8 @@ def train(
     loss: Loss,
     data: TrainingData,
     shufflers: Sequence[Shuffler],
-    options: Sequence[Options],
+    options: Sequence[TrainingOptions],
     progress: Sequence[Progress],
-    *,
-    max_epochs: int | None = None,
 ) -> None:
     """Train the networks of a stack until each has stopped; parameters change in place.
 
@@ -185,23 +194,19 @@ def train(
     data : TrainingData
     shufflers, options, progress : sequence
         One a network.
-    max_epochs : int, default=None
-        Epochs to train at most, without counting as stopped.
     """
     for p in progress:
         p.n_iter, p.outcome = 0, "running"
     stack = _Stack(network, solver, shufflers, options, progress)
-    n_epochs = 0
     shrunk = True
     try:
-        while stack.progress and n_epochs != max_epochs:
+        while stack.progress:
             if shrunk:  # buffers are as wide as the stack
                 trainer = Trainer(network, solver, loss, data, stack.shufflers, stack.options)
                 validator = None if data.validation is None else Validator(network, loss, data)
             losses = trainer.run_epoch()
             scores = None if validator is None else validator.scores()
             shrunk = stack.end_epoch(losses, scores, len(data.train))
-            n_epochs += 1
     except KeyboardInterrupt:
         for p in stack.progress:
             p.outcome = "interrupted"
@@ -216,7 +221,7 @@ class _Stack:
         network: StackedMLP,
         solver: Solver,
         shufflers: Sequence[Shuffler],
-        options: Sequence[Options],
+        options: Sequence[TrainingOptions],
         progress: Sequence[Progress],
     ) -> None:
         self.network, self.solver = network, solver
@@ -247,7 +252,7 @@ class _Stack:
                 self._decide(i, p, options, "Training loss" if scores is None else "Validation score")
         return self._let_go()
 
-    def _decide(self, i: int, p: Progress, options: Options, criterion: str) -> None:
+    def _decide(self, i: int, p: Progress, options: TrainingOptions, criterion: str) -> None:
         if p.n_epochs_no_change > options.n_iter_no_change:
             stop, decision = self.solver.on_plateau(i)
             _log(
@@ -298,7 +303,7 @@ class _Stack:
             self.solver.restore(states)
 
 
-def _log(options: Options, message: str) -> None:
+def _log(options: TrainingOptions, message: str) -> None:
     if options.verbose:
         print(message)  # noqa: T201
 
@@ -308,7 +313,7 @@ def train_lbfgs(
     network: StackedMLP,
     loss: Loss,
     data: TrainingData,
-    options: Options,
+    options: TrainingOptions,
     *,
     max_fun: int,
 ) -> scipy.optimize.OptimizeResult:

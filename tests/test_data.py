@@ -24,6 +24,11 @@ def test_rows_share_the_memory_of_the_array(dtype):
     assert rows[10:20].X.data_ptr() == values[10:].ctypes.data
 
 
+def test_columns_are_not_copied_to_predict():
+    values = np.asfortranarray(X)
+    assert Rows.of(values, CPU).whole()._rows.data_ptr() == values.ctypes.data
+
+
 def test_large_rows_are_not_copied_to_be_cast(monkeypatch):
     monkeypatch.setattr(_data, "_CAST_AT_ONCE", 0)
     rows = Rows.of(X, CPU, np.dtype(np.float32))

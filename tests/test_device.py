@@ -49,23 +49,22 @@ def test_absent_backends(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "device", "solver", "expected"),
+    ("dtype", "device", "expected"),
     [
-        ("auto", "cpu", "adam", None),
-        ("auto", "cpu", "lbfgs", np.float64),
-        ("auto", "cuda", "adam", np.float32),
-        ("auto", "mps", "lbfgs", np.float32),
-        ("float32", "cpu", "lbfgs", np.float32),
-        ("float64", "cuda", "sgd", np.float64),
+        ("auto", "cpu", None),
+        ("auto", "cuda", np.float32),
+        ("auto", "mps", np.float32),
+        ("float32", "cpu", np.float32),
+        ("float64", "cuda", np.float64),
     ],
 )
-def test_precisions(dtype, device, solver, expected):
-    assert training_dtype(dtype, torch.device(device), solver) == expected
+def test_precisions(dtype, device, expected):
+    assert training_dtype(dtype, torch.device(device)) == expected
 
 
 def test_mps_has_no_float64():
     with pytest.raises(ValueError, match="Use dtype='float32'"):
-        training_dtype("float64", torch.device("mps"), "adam")
+        training_dtype("float64", torch.device("mps"))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_iris
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.utils import check_array
 from sklearn.utils._param_validation import InvalidParameterError, generate_invalid_param_val, make_constraint
 from torch import nn
 
@@ -41,7 +42,7 @@ OURS = {"device": "cpu"}  # "auto" would take a GPU, and float32, where there is
 KINDS = ("classifier", "regressor")
 
 # Ours and scikit-learn's sum in another order; a few epochs leave about 1e-15 in float64, 3e-7 in float32.
-# L-BFGS trains in float64 on float32 rows, which scikit-learn multiplies in float32.
+# L-BFGS on float32 rows multiplies in float32, and scipy decides by what is left of the differences.
 RTOL = {np.float64: 1e-10, np.float32: 1e-5, "lbfgs on float32": 1e-4}
 
 X, labels = (part[::3] for part in load_iris(return_X_y=True))
@@ -173,16 +174,17 @@ def parts(values):
 @pytest.mark.parametrize("fit", [{}, {"solver": "lbfgs"}, {"early_stopping": True}], ids=str)
 @pytest.mark.parametrize("rows", INPUTS.values(), ids=INPUTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_input_is_taken_as_scikit_learn_takes_it(kind, rows, fit, request):
+def test_input_is_taken_as_scikit_learn_takes_it(kind, rows, fit):
     before = copy.deepcopy(parts(rows))
     mine, theirs = (estimator.fit(rows, targets[kind]) for estimator in pair(kind, **fit))
-    assert mine.coefs_[0].dtype == theirs.coefs_[0].dtype
     result, expected = outputs(mine, rows), outputs(theirs, rows)
     assert type(result) is np.ndarray
     dtype = np.float32 if expected.dtype == np.float32 else np.float64  # longdouble results would gain nothing
-    assert result.dtype == dtype
-    float32_rows = "float32" in request.node.name.lower()
-    tolerance = RTOL["lbfgs on float32" if "solver" in fit and float32_rows else dtype]
+    tolerance = RTOL[dtype]
+    validated = check_array(rows, accept_sparse=["csr", "csc"], dtype=(np.float64, np.float32))
+    if "solver" in fit and validated.dtype == np.float32:  # where scikit-learn ends in float64
+        dtype, tolerance = np.float32, RTOL["lbfgs on float32"]
+    assert mine.coefs_[0].dtype == result.dtype == dtype
     assert_allclose(result, expected, rtol=tolerance)
     if kind == "classifier":
         assert_array_equal(mine.predict(rows), theirs.predict(rows))
@@ -254,7 +256,7 @@ def test_feature_names(kind):
         mine.partial_fit(frame.rename(columns={"a": "e"}), targets[kind])
     with pytest.warns(UserWarning, match="X does not have valid feature names, but MLPTorch"):
         predicted = mine.predict(X)
-    assert_array_equal(predicted, mine.predict(frame))
+    assert_allclose(predicted, mine.predict(frame), rtol=1e-13)  # a frame lies in column order: other sums
     mine.fit(X, targets[kind])
     assert not hasattr(mine, "feature_names_in_")
     with pytest.warns(UserWarning, match="X has feature names, but MLPTorch.* was fitted without"):
@@ -599,7 +601,7 @@ def test_bad_call_raises_what_scikit_learn_raises(kind, call):
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_of_a_batch_that_sum_to_zero(kind, early_stopping):
-    mine, theirs = pair(kind, shuffle=False, batch_size=5, early_stopping=early_stopping)
+    mine, theirs = pair(kind, shuffle=False, batch_size=5, early_stopping=early_stopping, validation_fraction=0.5)
     sample_weight = (np.arange(len(X)) % 10 == 0).astype(float)
     with pytest.raises(ZeroDivisionError, match="sum to zero"):
         theirs.fit(X, targets[kind], sample_weight)
@@ -1103,10 +1105,11 @@ def by_module(estimator):
 def assert_consistent(estimator):
     """predict, coefs_ and module_ are the same model."""
     rtol = 1e-5 if estimator.coefs_[0].dtype == np.float32 else 1e-12
+    atol = rtol * 1e-2  # a prediction near 0 is the difference of larger numbers
     predicted = outputs(estimator, X)
-    assert_allclose(predicted, by_hand(estimator), rtol=rtol)
-    assert_allclose(predicted, by_module(estimator), rtol=rtol)
-    assert_allclose(outputs(estimator, sp.csr_array(X)), predicted, rtol=rtol)
+    assert_allclose(predicted, by_hand(estimator), rtol=rtol, atol=atol)
+    assert_allclose(predicted, by_module(estimator), rtol=rtol, atol=atol)
+    assert_allclose(outputs(estimator, sp.csr_array(X)), predicted, rtol=rtol, atol=atol)
 
 
 def further(estimator, y, rows=X):

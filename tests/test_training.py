@@ -11,10 +11,10 @@ from sklearn.datasets import load_digits
 from sklearn.utils import gen_batches, shuffle
 
 from sktorch_mlp._data import MiniBatches, Rows, Shuffler, TrainingData
-from sktorch_mlp._losses import HalfSquaredError, LogLoss
+from sktorch_mlp._losses import LogLoss
 from sktorch_mlp._network import StackedMLP, initial_parameters
 from sktorch_mlp._solvers import SGD, Adam
-from sktorch_mlp._training import Options, Progress, train
+from sktorch_mlp._training import Progress, TrainingOptions, train
 
 CPU = torch.device("cpu")
 N_ROWS = 150
@@ -43,7 +43,7 @@ def _train(data, seeds, solver, options, sparse=False):
     return network.flat.detach(), progress
 
 
-OPTIONS = Options(alpha=1e-3, batch_size=32, max_iter=25, tol=1e-2, n_iter_no_change=2)
+OPTIONS = TrainingOptions(alpha=1e-3, batch_size=32, max_iter=25, tol=1e-2, n_iter_no_change=2)
 # Networks that differ in all that may differ, and stop at different epochs for different reasons.
 DIFFERENT = [
     replace(OPTIONS, max_iter=7),
@@ -175,22 +175,3 @@ def test_training_goes_on_where_it_stopped():
     assert progress.loss_curve == pieces_progress.loss_curve
     assert progress.n_rows_seen == pieces_progress.n_rows_seen == 6 * len(data.train)
     assert torch.equal(whole, pieces)
-
-
-def test_max_epochs_is_no_stop():
-    data = _data()
-    network = StackedMLP((64, 1), "relu", dtype=torch.float64)
-    data.targets = data.targets.double()
-    progress = Progress()
-    train(
-        network,
-        _adam([0]),
-        HalfSquaredError(1),
-        data,
-        [Shuffler(data.train, None)],
-        [OPTIONS],
-        [progress],
-        max_epochs=2,
-    )
-    assert progress.n_iter == 2
-    assert progress.outcome == "running"

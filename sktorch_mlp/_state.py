@@ -1,0 +1,80 @@
+"""What a fit leaves for the next one to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ._network import StackedMLP
+from ._solvers import Solver
+from ._training import DivergenceError, Progress
+
+
+@dataclass
+class FitState:
+    """Network, solver and progress of an estimator.
+
+    Attributes
+    ----------
+    sparse_input : bool
+        How the network, and with it the moments of the solver, lie in memory.
+    network : StackedMLP
+        Not there after unpickling: `coefs_` and `intercepts_` have all there is to know.
+    solver : Solver or None
+        None if there is nothing to go on from.
+    progress : Progress
+    """
+
+    sparse_input: bool
+    _network: StackedMLP | None
+    solver: Solver | None = None
+    progress: Progress = field(default_factory=Progress)
+    _arrays: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def network(self) -> StackedMLP:
+        """The network, once there is one."""
+        assert self._network is not None
+        return self._network
+
+    @network.setter
+    def network(self, network: StackedMLP) -> None:
+        self._network, self._arrays = network, []
+
+    def publish(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """`coefs_` and `intercepts_` of the network; on the CPU the arrays share its memory."""
+        coefs, intercepts = self.network.views(self.network.flat.detach())
+        coefs_ = [coef[0].T.cpu().numpy() for coef in coefs]
+        intercepts_ = [intercept[0].cpu().numpy() for intercept in intercepts]
+        self._arrays = coefs_ + intercepts_
+        return coefs_, intercepts_
+
+    def holds(self, arrays: Sequence[np.ndarray]) -> bool:
+        """Whether the network has the values of these arrays, being what they are views of."""
+        return (
+            self._network is not None
+            and self.network.flat.device.type == "cpu"
+            and len(arrays) == len(self._arrays)
+            and all(array is own for array, own in zip(arrays, self._arrays, strict=True))
+        )
+
+    @contextmanager
+    def unchanged_by_errors(self) -> Iterator[None]:
+        """Leave a model that was good before a failing fit as it was."""
+        parameters, solver, mark = self.network.flat.detach().clone(), self.solver, self.progress.mark()
+        try:
+            yield
+        except Exception as error:
+            self.network.flat.data.copy_(parameters)
+            self.progress.rewind(mark)
+            met_infinity = isinstance(error, DivergenceError) and self.solver is solver
+            self.solver = None if met_infinity else solver
+            raise
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the network, which would store the weights twice."""
+        return vars(self) | {"_network": None, "_arrays": []}
