@@ -6,9 +6,10 @@ import math
 import operator
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -24,13 +25,14 @@ from torch import nn
 from ._arrays import as_tensor, to_numpy
 from ._data import Rows, Shuffler, TrainingData
 from ._device import compute_threads, is_available, resolve_device, training_dtype
-from ._gradients import BLOCK_SIZE, predict_rows
+from ._gradients import BLOCK_SIZE, Predictor
 from ._losses import Loss
 from ._network import StackedMLP, initial_parameters, sequential
 from ._solvers import SGD, Adam, Solver
 from ._state import FitState
 from ._training import DivergenceError, Progress, TrainingOptions, train, train_lbfgs
 
+_Made = TypeVar("_Made")
 _Warnings = list[tuple[str, type[Warning]]]
 _INTERRUPTED = ("Training interrupted by user.", UserWarning)
 _BATCH_SIZE_CLIPPED = (
@@ -175,7 +177,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
     def _fit_lbfgs(self, state: FitState, loss: Loss, data: TrainingData) -> _Warnings:
         network = state.network
         options = self._training_options(len(data.rows), self.max_iter)
-        with compute_threads(network.n_coefs * len(data.rows)):
+        with compute_threads(network.n_coefs * len(data.rows), self.max_iter):
             result = train_lbfgs(network, loss, data, options, max_fun=self.max_fun)
         if not (math.isfinite(result.fun) or result.interrupted) or not _all_finite(network.flat):
             raise DivergenceError(f"The loss is {result.fun} after {result.nit} iterations of L-BFGS.")
@@ -213,7 +215,8 @@ class BaseMLPTorch(BaseEstimator, ABC):
             messages += [_BATCH_SIZE_CLIPPED]
         options = self._training_options(n_rows, 1 if incremental else self.max_iter)
         shuffler = Shuffler(data.train, random_state if self.shuffle else None)
-        with compute_threads(network.n_coefs * options.batch_size):
+        n_steps = n_rows / options.batch_size * options.max_iter
+        with compute_threads(network.n_coefs * options.batch_size, n_steps):
             train(network, state.solver, loss, data, [shuffler], [options], [progress])
 
         finite = _all_finite(network.flat)
@@ -380,21 +383,29 @@ class BaseMLPTorch(BaseEstimator, ABC):
         these are read-only; on another device they are copies made at the first access.
         """
         check_is_fitted(self, "coefs_")
-        made_of = [*self.coefs_, *self.intercepts_, self.activation]
-        cached = self.__dict__.get("_module")
-        if cached is None or not all(a is b for a, b in zip(made_of, cached[0], strict=True)):
+
+        def make() -> nn.Sequential:
             # Modules are there to be trained, which memory that is mapped from a file would not survive.
             coefs, intercepts = (
                 [as_tensor(np.require(array, requirements="W"), self.device_) for array in arrays]
                 for arrays in (self.coefs_, self.intercepts_)
             )
-            cached = made_of, sequential([coef.T for coef in coefs], intercepts, self.activation)
-            self._module = cached
-        return cached[1]
+            return sequential([coef.T for coef in coefs], intercepts, self.activation)
+
+        return self._made_of_weights("_module", make, self.activation)
+
+    def _made_of_weights(self, name: str, make: Callable[[], _Made], *more: object) -> _Made:
+        """Something made once of the weight arrays, and again when they are replaced or `more` changes."""
+        made_of = [*self.coefs_, *self.intercepts_, *more]
+        kept = vars(self).get(name)
+        if kept is None or len(kept[0]) != len(made_of) or not all(map(operator.is_, made_of, kept[0])):
+            kept = made_of, make()
+            setattr(self, name, kept)
+        return kept[1]
 
     def __getstate__(self):
-        """Leave out the module, which is made again from `coefs_`."""
-        return {name: value for name, value in super().__getstate__().items() if name != "_module"}
+        """Leave out what is made again from `coefs_`."""
+        return {k: v for k, v in super().__getstate__().items() if k not in ("_module", "_predictor")}
 
     def __setstate__(self, state):
         super().__setstate__(state)
@@ -417,13 +428,17 @@ class BaseMLPTorch(BaseEstimator, ABC):
             dtype = np.dtype(np.float32 if np.result_type(X.dtype, dtype) == np.float32 else np.float64)
         if X.dtype not in (np.float32, np.float64):
             X = X.astype(dtype)
-        coefs = [as_tensor(coef.T.astype(dtype, copy=False), self.device_) for coef in self.coefs_]
-        intercepts = [as_tensor(intercept.astype(dtype, copy=False), self.device_) for intercept in self.intercepts_]
+        shared = self.device_.type == "cpu" and dtype == self.coefs_[0].dtype  # else of copies, not to be kept
+
+        def make() -> Predictor:
+            coefs = [as_tensor(coef.T.astype(dtype, copy=False), self.device_) for coef in self.coefs_]
+            intercepts = [as_tensor(b.astype(dtype, copy=False), self.device_) for b in self.intercepts_]
+            return Predictor(coefs, intercepts, self.activation, self.out_activation_)
+
+        predictor = self._made_of_weights("_predictor", make, self.activation) if shared else make()
         rows = Rows.of(X, self.device_, dtype)
-        n_multiply_adds = min(len(rows), BLOCK_SIZE) * sum(coef.numel() for coef in coefs)
-        with torch.no_grad(), compute_threads(n_multiply_adds):
-            outputs = predict_rows(rows, coefs, intercepts, self.activation, self.out_activation_)
-        return outputs.cpu().numpy()
+        with torch.no_grad(), compute_threads(BLOCK_SIZE * predictor.n_coefs, len(rows) / BLOCK_SIZE):
+            return predictor(rows).cpu().numpy()
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -74,8 +74,10 @@ def training_dtype(dtype: str, device: torch.device) -> np.dtype | None:
     return np.dtype(dtype)
 
 
-#: Multiply-adds of a step from which a second thread gains more than its start costs.
-_THREADING_PAYS_FROM = 4_000_000
+#: Multiply-adds of a step, and of all steps of a job, from which more threads pay. A short job
+#: is done sooner on one: for some 50 ms after its last product the threads of numpy's BLAS may
+#: still be spinning on the other cores.
+_LARGE_STEP, _LONG_JOB = 1_000_000, 300_000_000
 
 _thread_lock = threading.Lock()
 _thread_users = 0
@@ -83,19 +85,22 @@ _thread_setting = 0  # the user's, while fits have their own
 
 
 @contextmanager
-def compute_threads(n_multiply_adds: int) -> Iterator[None]:
+def compute_threads(step_size: int, n_steps: float) -> Iterator[None]:
     """Compute on as many threads as pay, at most the user's; the user's setting comes back.
 
-    Small steps run on one thread, and so do all inside joblib's pool of threads, where
-    n fits at once would each start a thread a core. (joblib's processes it limits itself.)
+    Small steps and short jobs run on one thread, and so does all inside joblib's pool of
+    threads, where n fits at once would each start a thread a core. (joblib's processes it
+    limits itself.)
 
     Parameters
     ----------
-    n_multiply_adds : int
-        Size of the step or block that is computed over and over.
+    step_size : int
+        Multiply-adds of a training step, or of a block of predictions.
+    n_steps : float
+        Steps or blocks, at most.
     """
     global _thread_users, _thread_setting
-    if n_multiply_adds >= _THREADING_PAYS_FROM and not _in_thread_pool():
+    if step_size >= _LARGE_STEP and step_size * n_steps >= _LONG_JOB and not _in_thread_pool():
         yield
         return
     with _thread_lock:

@@ -106,38 +106,45 @@ class ClosedForm:
         torch.sum(delta, -1, out=self._first_intercept_grad)
 
 
-def predict_rows(
-    rows: Rows,
-    coefs: Sequence[Tensor],
-    intercepts: Sequence[Tensor],
-    activation: str,
-    out_activation: str,
-) -> Tensor:
+class Predictor:
     """Predictions of one network for any number of rows, block by block, so that blocks stay in cache.
 
     Parameters
     ----------
-    rows : Rows
     coefs : sequence of Tensor of shape (n_out, n_in)
     intercepts : sequence of Tensor of shape (n_out,)
     activation, out_activation : str
         Keys of ``ACTIVATIONS`` and ``OUTPUT_ACTIVATIONS``.
-
-    Returns
-    -------
-    Tensor of shape (n_rows, n_outputs)
     """
-    first = coefs[0].mT.contiguous().mT if rows.is_sparse else coefs[0]  # input-major for sparse products
-    columns = [intercept.unsqueeze(-1) for intercept in intercepts]
-    activate_, activate_outputs_ = ACTIVATIONS[activation].apply_, OUTPUT_ACTIVATIONS[out_activation]
-    predictions = first.new_empty(len(rows), coefs[-1].shape[0])
-    for start in range(0, len(rows), BLOCK_SIZE):
-        block = rows if len(rows) <= BLOCK_SIZE else rows[start : start + BLOCK_SIZE]
-        units = block.whole().affine(first, columns[0])
-        for coef, column in zip(coefs[1:], columns[1:], strict=True):
-            units = torch.addmm(column, coef, activate_(units))
-        predictions[start : start + BLOCK_SIZE] = activate_outputs_(units).mT
-    return predictions
+
+    def __init__(
+        self, coefs: Sequence[Tensor], intercepts: Sequence[Tensor], activation: str, out_activation: str
+    ) -> None:
+        columns = [intercept.unsqueeze(-1) for intercept in intercepts]
+        self._first_coef, self._first_column = coefs[0], columns[0]
+        self._deeper = list(zip(columns[1:], coefs[1:], strict=True))
+        self._activate_, self._activate_outputs_ = ACTIVATIONS[activation].apply_, OUTPUT_ACTIVATIONS[out_activation]
+        self.n_outputs = coefs[-1].shape[0]
+        self.n_coefs = sum(coef.numel() for coef in coefs)
+
+    def __call__(self, rows: Rows) -> Tensor:
+        """Predictions, of shape (n_rows, n_outputs)."""
+        first_coef = self._first_coef
+        if rows.is_sparse:  # sparse products want their operand input-major
+            first_coef = first_coef.mT.contiguous().mT
+        if len(rows) <= BLOCK_SIZE:
+            return self._predict(rows, first_coef).mT.contiguous()
+        predictions = first_coef.new_empty(len(rows), self.n_outputs)
+        for start in range(0, len(rows), BLOCK_SIZE):
+            block = slice(start, start + BLOCK_SIZE)
+            predictions[block] = self._predict(rows[block], first_coef).mT
+        return predictions
+
+    def _predict(self, rows: Rows, first_coef: Tensor) -> Tensor:
+        units = rows.whole().affine(first_coef, self._first_column)
+        for column, coef in self._deeper:
+            units = torch.addmm(column, coef, self._activate_(units))
+        return self._activate_outputs_(units)
 
 
 def _unit_buffer(coef: Tensor, n_rows: int, row_major: bool) -> Tensor:

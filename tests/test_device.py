@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from sktorch_mlp import MLPTorchClassifier
-from sktorch_mlp._device import _THREADING_PAYS_FROM, compute_threads, is_available, resolve_device, training_dtype
+from sktorch_mlp._device import _LARGE_STEP, _LONG_JOB, compute_threads, is_available, resolve_device, training_dtype
 
-LARGE, SMALL = _THREADING_PAYS_FROM, _THREADING_PAYS_FROM - 1
+LARGE, SMALL = (_LARGE_STEP, _LONG_JOB), (_LARGE_STEP - 1, _LONG_JOB)
+SHORT = _LARGE_STEP, 1
 
 
 def test_auto_is_the_best_there_is():
@@ -77,14 +78,14 @@ def two_threads():
 
 @pytest.mark.usefixtures("two_threads")
 class TestThreads:
-    @pytest.mark.parametrize(("size", "expected"), [(LARGE, 2), (SMALL, 1)])
-    def test_small_work_takes_one(self, size, expected):
-        with compute_threads(size):
+    @pytest.mark.parametrize(("size", "expected"), [(LARGE, 2), (SMALL, 1), (SHORT, 1)])
+    def test_small_and_short_work_takes_one(self, size, expected):
+        with compute_threads(*size):
             assert torch.get_num_threads() == expected
         assert torch.get_num_threads() == 2
 
     def test_the_setting_comes_back_after_an_error(self):
-        with pytest.raises(ZeroDivisionError), compute_threads(SMALL):
+        with pytest.raises(ZeroDivisionError), compute_threads(*SMALL):
             raise ZeroDivisionError
         assert torch.get_num_threads() == 2
 
@@ -92,7 +93,7 @@ class TestThreads:
         both = threading.Barrier(2)
 
         def work():
-            with compute_threads(LARGE):
+            with compute_threads(*LARGE):
                 both.wait(timeout=30)
                 inside = torch.get_num_threads()
                 both.wait(timeout=30)

@@ -7,7 +7,7 @@ import torch
 
 from sktorch_mlp._activations import ACTIVATIONS
 from sktorch_mlp._data import Rows
-from sktorch_mlp._gradients import BLOCK_SIZE, ClosedForm, ForwardPass, predict_rows
+from sktorch_mlp._gradients import BLOCK_SIZE, ClosedForm, ForwardPass, Predictor
 from sktorch_mlp._losses import BinaryLogLoss, HalfPoissonDeviance, HalfSquaredError, LogLoss
 from sktorch_mlp._network import StackedMLP, lean
 
@@ -124,7 +124,7 @@ def test_predictions_do_not_depend_on_the_blocks(sparse):
     member = network.member(0)
     coefs, intercepts = [layer.weight for layer in member[::2]], [layer.bias for layer in member[::2]]
     with torch.no_grad():
-        predictions = predict_rows(rows, coefs, intercepts, "tanh", "softmax")
+        predictions = Predictor(coefs, intercepts, "tanh", "softmax")(rows)
         expected = torch.softmax(member(torch.from_numpy(X)), -1)
     torch.testing.assert_close(predictions, expected, rtol=1e-12, atol=1e-12)
 
