@@ -6,10 +6,9 @@ import math
 import operator
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -32,7 +31,6 @@ from ._solvers import SGD, Adam, Solver
 from ._state import FitState
 from ._training import DivergenceError, Progress, TrainingOptions, train, train_lbfgs
 
-_Made = TypeVar("_Made")
 _Warnings = list[tuple[str, type[Warning]]]
 _INTERRUPTED = ("Training interrupted by user.", UserWarning)
 _BATCH_SIZE_CLIPPED = (
@@ -392,20 +390,8 @@ class BaseMLPTorch(BaseEstimator, ABC):
             )
             return sequential([coef.T for coef in coefs], intercepts, self.activation)
 
-        return self._made_of_weights("_module", make, self.activation)
-
-    def _made_of_weights(self, name: str, make: Callable[[], _Made], *more: object) -> _Made:
-        """Something made once of the weight arrays, and again when they are replaced or `more` changes."""
-        made_of = [*self.coefs_, *self.intercepts_, *more]
-        kept = vars(self).get(name)
-        if kept is None or len(kept[0]) != len(made_of) or not all(map(operator.is_, made_of, kept[0])):
-            kept = made_of, make()
-            setattr(self, name, kept)
-        return kept[1]
-
-    def __getstate__(self):
-        """Leave out what is made again from `coefs_`."""
-        return {k: v for k, v in super().__getstate__().items() if k not in ("_module", "_predictor")}
+        made_of = [*self.coefs_, *self.intercepts_, self.activation]
+        return self._state.keep("module", made_of, make)
 
     def __setstate__(self, state):
         super().__setstate__(state)
@@ -428,14 +414,15 @@ class BaseMLPTorch(BaseEstimator, ABC):
             dtype = np.dtype(np.float32 if np.result_type(X.dtype, dtype) == np.float32 else np.float64)
         if X.dtype not in (np.float32, np.float64):
             X = X.astype(dtype)
-        shared = self.device_.type == "cpu" and dtype == self.coefs_[0].dtype  # else of copies, not to be kept
 
         def make() -> Predictor:
             coefs = [as_tensor(coef.T.astype(dtype, copy=False), self.device_) for coef in self.coefs_]
             intercepts = [as_tensor(b.astype(dtype, copy=False), self.device_) for b in self.intercepts_]
             return Predictor(coefs, intercepts, self.activation, self.out_activation_)
 
-        predictor = self._made_of_weights("_predictor", make, self.activation) if shared else make()
+        views = self.device_.type == "cpu" and dtype == self.coefs_[0].dtype
+        made_of = [*self.coefs_, *self.intercepts_, self.activation]
+        predictor = self._state.keep("predictor", made_of, make) if views else make()
         rows = Rows.of(X, self.device_, dtype)
         with torch.no_grad(), compute_threads(BLOCK_SIZE * predictor.n_coefs, len(rows) / BLOCK_SIZE):
             return predictor(rows).cpu().numpy()

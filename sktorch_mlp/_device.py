@@ -77,7 +77,7 @@ def training_dtype(dtype: str, device: torch.device) -> np.dtype | None:
 #: Multiply-adds of a step, and of all steps of a job, from which more threads pay. A short job
 #: is done sooner on one: for some 50 ms after its last product the threads of numpy's BLAS may
 #: still be spinning on the other cores.
-_LARGE_STEP, _LONG_JOB = 1_000_000, 300_000_000
+_LARGE_STEP, _LONG_JOB = 2_000_000, 300_000_000
 
 _thread_lock = threading.Lock()
 _thread_users = 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,8 +14,10 @@ from ._network import StackedMLP
 from ._solvers import Solver
 from ._training import DivergenceError, Progress
 
+Made = TypeVar("Made")
 
-@dataclass
+
+@dataclass(eq=False)
 class FitState:
     """Network, solver and progress of an estimator.
 
@@ -34,6 +37,7 @@ class FitState:
     solver: Solver | None = None
     progress: Progress = field(default_factory=Progress)
     _arrays: list[np.ndarray] = field(default_factory=list)
+    _kept: dict[str, tuple[list[object], Any]] = field(default_factory=dict)
 
     @property
     def network(self) -> StackedMLP:
@@ -62,6 +66,14 @@ class FitState:
             and all(array is own for array, own in zip(arrays, self._arrays, strict=True))
         )
 
+    def keep(self, name: str, made_of: list[object], make: Callable[[], Made]) -> Made:
+        """Something made of weight arrays, made again when one is replaced; to be a view of them, not a copy."""
+        parts, made = self._kept.get(name, ([], None))
+        if len(parts) != len(made_of) or not all(map(operator.is_, parts, made_of)):
+            made = make()
+            self._kept[name] = made_of, made
+        return made
+
     @contextmanager
     def unchanged_by_errors(self) -> Iterator[None]:
         """Leave a model that was good before a failing fit as it was."""
@@ -76,5 +88,5 @@ class FitState:
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the network, which would store the weights twice."""
-        return vars(self) | {"_network": None, "_arrays": []}
+        """Leave out what would store the weights twice."""
+        return vars(self) | {"_network": None, "_arrays": [], "_kept": {}}
