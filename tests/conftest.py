@@ -4,6 +4,8 @@ import matplotlib
 import pytest
 import torch
 
+from sktorch_mlp import _device
+
 matplotlib.use("Agg")
 
 _differences = []
@@ -15,6 +17,13 @@ def worst_difference():
     differences = []
     yield differences.append
     _differences.append(max(differences))
+
+
+@pytest.fixture(autouse=True)
+def auto_is_the_cpu(request, monkeypatch):
+    """Without the mark `gpu` a test is about the CPU, also where "auto" would find a GPU."""
+    if "gpu" not in request.keywords and request.path.name != "test_device.py":
+        monkeypatch.setattr(_device, "_best_available", lambda: "cpu")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,5 +1,6 @@
 """scikit-learn's estimator checks, strictly: ours may fail only what scikit-learn's own MLP fails."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -81,7 +82,8 @@ from sklearn.utils.estimator_checks import check_estimator
 import sktorch_mlp
 check_estimator(sktorch_mlp.{name}())
 """
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+    on_the_cpu = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env=on_the_cpu)
 
 
 def test_as_many_checks_as_for_sklearn():
