@@ -23,7 +23,7 @@ from torch import nn
 
 from ._arrays import as_tensor, to_numpy
 from ._data import Rows, Shuffler, TrainingData
-from ._device import compute_threads, is_available, resolve_device, training_dtype
+from ._device import compute_threads, is_available, resolve_device, single_threaded_blas, training_dtype
 from ._gradients import BLOCK_SIZE, Predictor
 from ._losses import Loss
 from ._network import StackedMLP, initial_parameters, sequential
@@ -175,7 +175,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
     def _fit_lbfgs(self, state: FitState, loss: Loss, data: TrainingData) -> _Warnings:
         network = state.network
         options = self._training_options(len(data.rows), self.max_iter)
-        with compute_threads(network.n_coefs * len(data.rows), self.max_iter):
+        with compute_threads(network.n_coefs * len(data.rows), self.max_iter), single_threaded_blas():
             result = train_lbfgs(network, loss, data, options, max_fun=self.max_fun)
         if not (math.isfinite(result.fun) or result.interrupted) or not _all_finite(network.flat):
             raise DivergenceError(f"The loss is {result.fun} after {result.nit} iterations of L-BFGS.")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from typing import Any
 
 import joblib
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -115,6 +118,22 @@ def compute_threads(step_size: int, n_steps: float) -> Iterator[None]:
         torch.set_num_threads(setting)
         with _thread_lock:
             _thread_users -= 1
+
+
+def single_threaded_blas() -> AbstractContextManager[Any]:
+    """Keep numpy's and scipy's BLAS to one thread, while PyTorch computes in between.
+
+    The vectors of L-BFGS are too short for more, and BLAS threads that wait for the next
+    product spin on the cores that PyTorch needs: without this a fit takes up to ten times
+    as long.
+    """
+    return _threadpools().limit(limits=1, user_api="blas")
+
+
+@cache
+def _threadpools() -> ThreadpoolController:
+    """The thread pools of this process; looking for them takes 8 ms."""
+    return ThreadpoolController()
 
 
 def _in_thread_pool() -> bool:

@@ -7,9 +7,18 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from sktorch_mlp import MLPTorchClassifier
-from sktorch_mlp._device import _LARGE_STEP, _LONG_JOB, compute_threads, is_available, resolve_device, training_dtype
+from sktorch_mlp._device import (
+    _LARGE_STEP,
+    _LONG_JOB,
+    compute_threads,
+    is_available,
+    resolve_device,
+    single_threaded_blas,
+    training_dtype,
+)
 
 LARGE, SMALL = (_LARGE_STEP, _LONG_JOB), (_LARGE_STEP - 1, _LONG_JOB)
 SHORT = _LARGE_STEP, 1
@@ -107,7 +116,14 @@ class TestThreads:
             assert pool.submit(torch.get_num_threads).result() == 2
 
     @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-    def test_a_fit_leaves_the_setting(self):
+    @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+    def test_a_fit_leaves_the_setting(self, solver):
         X, y = np.random.RandomState(0).randn(20, 3), np.arange(20) % 2
-        MLPTorchClassifier(max_iter=2, n_iter_no_change=1, tol=1e9, device="cpu").fit(X, y).predict(X)
+        with threadpool_limits(2, user_api="blas"):
+            MLPTorchClassifier(solver=solver, max_iter=2, device="cpu").fit(X, y).predict(X)
+            assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {2}
         assert torch.get_num_threads() == 2
+
+    def test_lbfgs_keeps_blas_to_one_thread(self):
+        with threadpool_limits(2, user_api="blas"), single_threaded_blas():
+            assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
