@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import replace
@@ -281,9 +280,9 @@ class BaseMLPTorch(BaseEstimator, ABC):
         sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
         if np.any(np.array(sizes) <= 0):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-        if any(isinstance(size, bool | np.bool_) for size in sizes):
+        if any(isinstance(size, bool) or not isinstance(size, Integral) for size in sizes):
             raise TypeError(f"hidden_layer_sizes must be integers, got {sizes}.")
-        return [operator.index(size) for size in sizes]
+        return [int(size) for size in sizes]
 
     def _resolve_dtype(self, device: torch.device, resuming: bool) -> np.dtype | None:
         """The precision to train in; None for that of X."""
