@@ -40,10 +40,6 @@ class Loss(ABC):
     def __init__(self, n_outputs: int) -> None:
         self.n_outputs = n_outputs
 
-    def activate_(self, logits: Tensor) -> Tensor:
-        """Turn logits of shape (..., n_outputs, n_rows) into predictions, in place."""
-        return OUTPUT_ACTIVATIONS[self.out_activation](logits)
-
     @abstractmethod
     def to_delta_(self, predictions: Tensor, targets: Tensor, terms: Tensor) -> None:
         """Turn predictions into each row's gradient at the logits, in place.
