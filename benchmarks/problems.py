@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits, load_iris
@@ -40,6 +41,17 @@ class Problem:
     def n_steps(self) -> int:
         """Updates of the weights in one fit."""
         return self.epochs * math.ceil(self.rows / self.batch_size)
+
+    def mlp_params(self, seed: int) -> dict[str, Any]:
+        """Parameters of scikit-learn's MLP and of ours, which are the same."""
+        return {
+            "hidden_layer_sizes": self.hidden_layer_sizes,
+            "batch_size": self.batch_size,
+            "max_iter": self.epochs,
+            "n_iter_no_change": np.inf,
+            "tol": 0,
+            "random_state": seed,
+        }
 
     def scaled(self, scale: float) -> Problem:
         """Fewer rows and epochs, for smoke tests."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -161,7 +162,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
                 weights=None if sample_weight is None else as_tensor(sample_weight.astype(dtype, copy=False), device),
                 train=np.arange(X.shape[0]),
             )
-            with state.unchanged_by_errors():
+            with state.unchanged_by_errors() if resuming else nullcontext():
                 if self.solver == "lbfgs":
                     messages = self._fit_lbfgs(state, loss, data)
                 else:

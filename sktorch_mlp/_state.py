@@ -60,16 +60,13 @@ class FitState:
     def holds(self, arrays: Sequence[np.ndarray]) -> bool:
         """Whether the network has the values of these arrays, being what they are views of."""
         return (
-            self._network is not None
-            and self.network.flat.device.type == "cpu"
-            and len(arrays) == len(self._arrays)
-            and all(array is own for array, own in zip(arrays, self._arrays, strict=True))
+            self._network is not None and self.network.flat.device.type == "cpu" and _same_objects(arrays, self._arrays)
         )
 
     def keep(self, name: str, made_of: list[object], make: Callable[[], Made]) -> Made:
         """Something made of weight arrays, made again when one is replaced; to be a view of them, not a copy."""
         parts, made = self._kept.get(name, ([], None))
-        if len(parts) != len(made_of) or not all(map(operator.is_, parts, made_of)):
+        if not _same_objects(parts, made_of):
             made = make()
             self._kept[name] = made_of, made
         return made
@@ -90,3 +87,7 @@ class FitState:
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what would store the weights twice."""
         return vars(self) | {"_network": None, "_arrays": [], "_kept": {}}
+
+
+def _same_objects(some: Sequence[object], others: Sequence[object]) -> bool:
+    return len(some) == len(others) and all(map(operator.is_, some, others))

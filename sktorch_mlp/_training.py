@@ -99,6 +99,27 @@ class DivergenceError(ValueError):
         )
 
 
+class _Penalty:
+    """The L2 penalty of a stack: it concerns the slice of coefficients, not the intercepts."""
+
+    def __init__(self, network: StackedMLP, options: Sequence[TrainingOptions]) -> None:
+        flat, coefs = network.flat.detach(), slice(0, network.n_coefs)
+        alphas = [option.alpha for option in options]
+        self._coefs, self._coef_grads = lean(flat[:, coefs]), lean(network.grad[:, coefs])
+        self._alpha, self._half_alpha = per_network(alphas, flat), 0.5 * flat.new_tensor(alphas)
+        self._is_zero = not any(alphas)
+
+    def add_gradient(self, total: float | Tensor, square_norm: Tensor) -> None:
+        """Add its gradient for a batch of this weight, and note the coefficients' square norm."""
+        if not self._is_zero:
+            torch.linalg.vecdot(self._coefs, self._coefs, out=square_norm)
+            add_scaled_(self._coef_grads, self._coefs, self._alpha / total)
+
+    def values(self, square_norms: Tensor) -> Tensor:
+        """Penalties of shape (n_batches, n_networks), from the norms noted."""
+        return self._half_alpha * square_norms
+
+
 class Trainer:
     """Steps through the training rows, an epoch a call, all networks of a stack side by side."""
 
@@ -117,12 +138,8 @@ class Trainer:
         gradients = {size: ClosedForm(network, loss, size) for size in set(sizes)}
         solver.bind(network)
 
-        # The penalty concerns the slice of coefficients; its value is needed once an epoch.
-        flat, coefs = network.flat.detach(), slice(0, network.n_coefs)
-        self._coefs, self._coef_grads = lean(flat[:, coefs]), lean(network.grad[:, coefs])
-        self._alpha = per_network([option.alpha for option in options], flat)
-        self._penalised = any(option.alpha for option in options)
-        self._half_alpha = 0.5 * flat.new_tensor([option.alpha for option in options])
+        flat = network.flat.detach()
+        self._penalty = _Penalty(network, options)
         self._square_norms = flat.new_zeros(len(sizes), network.n_networks)
         self._terms = lean(flat.new_empty(network.n_networks, 1, sum(sizes)))
         norms = self._square_norms.squeeze(-1) if network.n_networks == 1 else self._square_norms
@@ -138,16 +155,14 @@ class Trainer:
             Each network's loss, penalty included: the losses of its batches, averaged over rows.
         """
         epoch = self._minibatches.next_epoch()
-        coefs, step = self._coefs, self._solver.step
+        add_penalty, step = self._penalty.add_gradient, self._solver.step
         steps = zip(self._slots, epoch.batches, epoch.target_parts, epoch.scales, epoch.totals, strict=True)
         for (gradient, terms, square_norm), batch, targets, scale, total in steps:
             gradient(batch, targets, scale, terms)
-            if self._penalised:
-                torch.linalg.vecdot(coefs, coefs, out=square_norm)
-                add_scaled_(self._coef_grads, coefs, self._alpha / total)
+            add_penalty(total, square_norm)
             step()
         row_losses = self._loss.row_losses(self._terms, epoch.targets)
-        return epoch.mean(row_losses, self._half_alpha * self._square_norms).tolist()
+        return epoch.mean(row_losses, self._penalty.values(self._square_norms)).tolist()
 
 
 class Validator:
@@ -271,9 +286,10 @@ class _Stack:
         staying = [i for i, p in enumerate(self.progress) if p.outcome == "running"]
         if len(staying) == len(self.progress):
             return False
-        self._restore_best(i for i in range(len(self.progress)) if i not in staying)
+        leaving = [i for i, p in enumerate(self.progress) if p.outcome != "running"]
+        self._restore_best(leaving)
         if staying or self._left:
-            self._record(i for i in range(len(self.progress)) if i not in staying)
+            self._record(leaving)
         if staying:
             self.network.keep(staying)
             self.solver.keep(staying)
@@ -329,15 +345,13 @@ def train_lbfgs(
     batch = data.rows.whole()
     terms = parameters.new_empty(1, len(data.rows))
     epoch = Epoch([len(data.rows)], [batch], data.targets, None if data.weights is None else data.weights.unsqueeze(0))
-    decay = options.alpha / epoch.totals[0]
-    coefs, coef_grads = parameters[: network.n_coefs], network.grad[0, : network.n_coefs]
+    penalty, square_norm = _Penalty(network, [options]), parameters.new_zeros(())
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
         parameters.copy_(torch.from_numpy(x))
         gradient(batch, data.targets, epoch.scales[0], terms)
-        add_scaled_(coef_grads, coefs, decay)
-        penalty = (0.5 * options.alpha * torch.dot(coefs, coefs)).view(1, 1)
-        value = epoch.mean(loss.row_losses(terms, data.targets), penalty).item()
+        penalty.add_gradient(epoch.totals[0], square_norm)
+        value = epoch.mean(loss.row_losses(terms, data.targets), penalty.values(square_norm.view(1, 1))).item()
         return value, network.grad[0].to("cpu", torch.float64, copy=True).numpy()
 
     start = parameters.to("cpu", torch.float64, copy=True).numpy()
