@@ -3,90 +3,103 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+from . import figures
+from .arguments import positive
+from .contestants import RIVALS, Contestant, comparisons, entrants
+from .gates import LOSSES, Agreement, Outcome
+from .problems import PROBLEMS, Problem
+from .report import table
+from .runner import Comparison, Row, compare, race
 
-from .problems import PROBLEMS
-from .report import environment, record, table
-from .rivals import ours, sklearn_mlp, skorch_net, torch_loop
-from .runner import Comparison, Contestant, Gate, compare, limit_threads, race
-
-# Same weights, batches and formulas as scikit-learn: only rounding differs, by some 1e-15 in float64 and
-# 1e-4 in float32, where it grows over the epochs. The bounds leave room for other machines.
-SAME_IN_FLOAT64 = Gate(rtol=1e-6, atol=1e-6)
-SAME_IN_FLOAT32 = Gate(rtol=1e-3, atol=1e-3)
-# Other initial weights and batches, no penalty: learnt about as well, within a factor of two.
-SIMILAR = Gate(rtol=1.0, atol=0.2)
-
-OURS_64 = Contestant("ours, X float64", ours.fit, np.float64)
-OURS_32 = Contestant("ours, X float32", ours.fit, np.float32)
-OURS_CAST = Contestant('ours, dtype="float32"', partial(ours.fit, dtype="float32"), np.float64)
-SKLEARN_64 = Contestant("scikit-learn, X float64", sklearn_mlp.fit, np.float64)
-SKLEARN_32 = Contestant("scikit-learn, X float32", sklearn_mlp.fit, np.float32)
-SKORCH = Contestant("skorch", skorch_net.fit, np.float32)
-TORCH_LOOP = Contestant("DataLoader loop", torch_loop.fit, np.float32)
-
-RIVALS = ("sklearn", "skorch", "torch_loop")
-
-
-def comparisons(rival: str, device: str) -> list[Comparison]:
-    """Who is held against what, and how close the losses must be."""
-    if rival == "skorch":
-        return [Comparison("skorch", SKORCH, OURS_32, SIMILAR)]
-    if rival == "torch_loop":
-        return [Comparison("DataLoader loop", TORCH_LOOP, OURS_32, SIMILAR)]
-    same_in_float64 = SAME_IN_FLOAT64 if device == "cpu" else SAME_IN_FLOAT32  # elsewhere our default is float32
-    return [
-        Comparison("scikit-learn, X float64", SKLEARN_64, OURS_64, same_in_float64),
-        Comparison("scikit-learn, X float32", SKLEARN_32, OURS_32, SAME_IN_FLOAT32),
-        Comparison('scikit-learn, dtype="float32"', SKLEARN_64, OURS_CAST, SAME_IN_FLOAT32),
-    ]
+UNIT = "seconds"
+RATIOS = "Time of the rival / ours: median (lowest–highest) of {repeats} rounds; above 1 ours is faster.\n"
+NAMES = {"PyTorch": "DataLoader loop", "products": "step / products"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what only this command takes."""
+    names = ", ".join(PROBLEMS)
     parser.add_argument(
-        "--rivals", nargs="+", choices=RIVALS, default=RIVALS, metavar="NAME", help=f"of {', '.join(RIVALS)}"
+        "--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS), metavar="NAME", help=f"of {names}"
+    )
+    parser.add_argument("--epochs", type=positive, help="of every problem, or iterations (default: each problem's own)")
+    add_rivals(parser)
+
+
+def add_rivals(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of rivals."""
+    parser.add_argument(
+        "--rivals", nargs="+", choices=RIVALS, default=list(RIVALS), metavar="NAME", help=f"of {', '.join(RIVALS)}"
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Time the rivals on the problems; print a table, write JSON.
+def run(args: argparse.Namespace) -> list[Row]:
+    """Time the rivals on the problems."""
+    columns = comparisons(args.rivals, args.device, NAMES)
+    rows = []
+    for name in args.problems:
+        problem = PROBLEMS[name].scaled(args.scale)
+        problem = replace(problem, epochs=args.epochs or problem.epochs)
+        rows.append(fit_row(problem, columns, args))
+    return rows
+
+
+def summary(rows: Sequence[Row], args: argparse.Namespace) -> str:
+    """The table."""
+    return "\n".join([RATIOS.format_map(vars(args)), table(rows, "problem")])
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """The picture."""
+    figures.bars(rows, path, "time of the rival / ours, whole fits")
+
+
+def fit_row(
+    problem: Problem, columns: Sequence[Comparison], args: argparse.Namespace, without: Collection[str] = ()
+) -> Row:
+    """Time the fits of one problem.
 
     Parameters
     ----------
+    problem : Problem
+    columns : sequence of Comparison
     args : Namespace
-        The command line.
-
-    Returns
-    -------
-    status : int
-        1 where losses differ, else 0.
+        The command line: `repeats` and `device`.
+    without : collection of str, default=()
+        Names of contestants that do not take part.
     """
-    columns = [comparison for rival in args.rivals for comparison in comparisons(rival, args.device)]
-    contestants = dict.fromkeys(contestant for column in columns for contestant in (column.rival, column.ours))
-    rows, records = [], []
-    results = {"command": "fits", "repeats": args.repeats, "threads": args.threads, "scale": args.scale}
-    with limit_threads(args.threads):
-        results |= environment(args.device)
-        if (load := results["machine"]["load_average"]) is not None and load > 0.5:
-            print(f"WARNING: this machine is busy (load {load:.1f}); the ratios will flatter ours.", file=sys.stderr)
-        for name in args.problems:
-            problem = PROBLEMS[name].scaled(args.scale)
-            print(f"{problem} …", file=sys.stderr)
-            timings = race(contestants, problem, args.repeats, args.device)
-            verdicts = [compare(column, timings) for column in columns]
-            rows.append((problem, verdicts))
-            records.append(record(problem, timings, verdicts))
+    print(f"{problem} …", file=sys.stderr)
+    if problem.solver == "lbfgs":  # a line search turns on the last digits of float32
+        columns = [replace(c, agreement=Agreement.SIMILAR) if c.agreement is Agreement.FLOAT32 else c for c in columns]
+    contestants = [c for c in entrants(columns) if c.supports(problem) and c.name not in without]
+    X, y = problem.data()
+    inputs = {dtype: X.astype(dtype, copy=False) for dtype in {contestant.X_dtype for contestant in contestants}}
+    short = problem.warm_up()
+    for contestant in contestants:
+        contestant.fit(short, inputs[contestant.X_dtype][: short.rows], y[: short.rows], 0, args.device)
+    calls = {c.name: partial(outcome, c, problem, inputs[c.X_dtype], y, args.device) for c in contestants}
+    measurements = race(calls, args.repeats)
+    return Row(str(problem), problem.facts(), measurements, compare(columns, measurements, LOSSES))
 
-    print(f"Time of the rival / ours: median (lowest–highest) of {args.repeats} rounds; above 1 ours is faster.\n")
-    print(table(rows))
-    if args.json is not None:
-        args.json.write_text(json.dumps(results | {"problems": records}, indent=1) + "\n")
-    mismatches = [f"{problem.name}, {line}" for problem, verdicts in rows for v in verdicts for line in v.mismatches]
-    if mismatches:
-        print("\nERROR: LOSSES DIFFER, the timings compare different things.", *mismatches, sep="\n", file=sys.stderr)
-    return 1 if mismatches else 0
+
+def outcome(contestant: Contestant, problem: Problem, X: Any, y: Any, device: str, seed: int) -> Outcome:
+    """Fit, and say what it came to.
+
+    Raises
+    ------
+    RuntimeError
+        If not all epochs were trained. L-BFGS may stop early, where both do.
+    """
+    reached = contestant.fit(problem, X, y, seed, device).outcome
+    if problem.solver != "lbfgs" and reached.n_iter != problem.epochs:
+        raise RuntimeError(
+            f"{contestant.name} trained {reached.n_iter} epochs on {problem.name}, not {problem.epochs}."
+        )
+    return reached

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
 import torch
 from threadpoolctl import threadpool_info
 
-from .problems import Problem
-from .runner import Contestant, Timing, Verdict
+from .gates import Outcome
+from .runner import Row, Verdict
 
 _PACKAGES = ("sktorch-mlp", "numpy", "scipy", "scikit-learn", "torch", "skorch")
 
@@ -49,50 +52,79 @@ def _cpu_name() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def record(problem: Problem, timings: dict[Contestant, list[Timing]], verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """All there is to know about one problem, for JSON."""
+def to_json(rows: Iterable[Row], unit: str, **facts: Any) -> str:
+    """All there is to know, every measurement included.
+
+    Parameters
+    ----------
+    rows : iterable of Row
+    unit : str
+        Of the measurements.
+    **facts : object
+        What concerns all rows.
+    """
+    return json.dumps({**facts, "unit": unit, "rows": [_record(row) for row in rows]}, indent=1, default=_plain) + "\n"
+
+
+def _record(row: Row) -> dict[str, Any]:
     return {
-        "problem": problem.name,
-        "rows": problem.rows,
-        "features": problem.features,
-        "n_classes": problem.n_classes,
-        "hidden_layer_sizes": list(problem.hidden_layer_sizes),
-        "batch_size": problem.batch_size,
-        "epochs": problem.epochs,
+        "title": row.title,
+        **row.facts,
         "contestants": {
-            contestant.name: {
-                "seconds": [timing.seconds for timing in own],
-                "losses": [timing.loss for timing in own],
-                "microseconds_per_step": 1e6 * statistics.median(t.seconds for t in own) / problem.n_steps,
-            }
-            for contestant, own in timings.items()
+            name: {"values": [m.value for m in own], "results": [m.result for m in own]}
+            for name, own in row.measurements.items()
         },
         "comparisons": [
             {
-                "name": verdict.comparison.name,
-                "rival": verdict.comparison.rival.name,
-                "ours": verdict.comparison.ours.name,
+                "name": title,
+                "rival": verdict.comparison.rival,
+                "ours": verdict.comparison.ours,
                 "ratios": verdict.ratios,
                 "median": verdict.ratio,
                 "min": min(verdict.ratios),
                 "max": max(verdict.ratios),
                 "mismatches": verdict.mismatches,
             }
-            for verdict in verdicts
+            for title, verdict in row.verdicts.items()
+            if verdict is not None
         ],
     }
 
 
-def table(rows: Sequence[tuple[Problem, Sequence[Verdict]]]) -> str:
-    """Write a markdown table: a row a problem, a column a comparison."""
-    names = [verdict.comparison.name for verdict in rows[0][1]]
-    lines = [["problem", *names], ["---"] * (len(names) + 1)]
-    lines += [[str(problem), *map(_cell, verdicts)] for problem, verdicts in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _plain(result: Any) -> Any:
+    if isinstance(result, Outcome):
+        return {"loss": None if math.isnan(result.loss) else result.loss, "n_iter": result.n_iter}
+    return {"shape": np.shape(result)}
 
 
-def _cell(verdict: Verdict) -> str:
+def table(rows: Sequence[Row], heading: str) -> str:
+    """A markdown table of ratios: a row a row, a column a comparison.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+    heading : str
+        Of the first column, the titles.
+    """
+    lines = [[row.title, *map(cell, row.verdicts.values())] for row in rows]
+    return markdown([heading, *rows[0].verdicts], lines)
+
+
+def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Write a markdown table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *lines])
+
+
+def cell(verdict: Verdict | None) -> str:
+    """A ratio with its spread, marked where ours is worse; a dash where there is none."""
+    if verdict is None:
+        return "–"
     if verdict.mismatches:
-        return "LOSSES DIFFER"
-    cell = f"{verdict.ratio:.2f} ({min(verdict.ratios):.2f}–{max(verdict.ratios):.2f})"
-    return cell if verdict.ratio >= 1 else f"**slower: {cell}**"
+        return "RESULTS DIFFER"
+    text = spread(verdict.ratios)
+    return f"**{verdict.comparison.mark}: {text}**" if verdict.is_lost else text
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median (lowest–highest)."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"

@@ -1,94 +1,86 @@
-"""Times contestants on one problem, interleaved, and compares them in pairs."""
+"""Times contestants in turn, and compares them in pairs."""
 
 from __future__ import annotations
 
 import gc
 import statistics
 import time
-import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from .problems import Problem
+from .gates import Agreement, Gate
 
 #: Seconds before each timing, for everyone. OpenBLAS, under numpy and scipy, keeps its
 #: threads spinning for a while after a product, which slows down whoever comes next.
 PAUSE = 0.2
 
-
-@dataclass(frozen=True)
-class Contestant:
-    """Who is timed.
-
-    Attributes
-    ----------
-    name : str
-    fit : callable
-        ``fit(problem, X, y, seed, device)`` gives the loss of every epoch.
-    X_dtype : type
-        Precision of the X it is given; the cast is not timed.
-    """
-
-    name: str
-    fit: Callable[[Problem, np.ndarray, np.ndarray, int, str], list[float]]
-    X_dtype: type[np.floating]
+#: Seconds that a timing lasts at least: a shorter call is made again and again.
+AT_LEAST = 0.1
 
 
 @dataclass(frozen=True)
-class Gate:
-    """How far apart two final losses may lie; both bounds must hold.
+class Measurement:
+    """One contestant in one round.
 
     Attributes
     ----------
-    rtol : float
-        Bound relative to the smaller loss.
-    atol : float
-        Absolute bound.
+    value : float
+        Seconds of one call, or another cost.
+    result : object
+        What the call came to.
     """
 
-    rtol: float
-    atol: float
-
-    def passes(self, loss: float, other: float) -> bool:
-        """Whether two losses are close enough; one that is not finite never is."""
-        gap = abs(loss - other)
-        return gap <= self.rtol * min(abs(loss), abs(other)) and gap <= self.atol
+    value: float
+    result: Any
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A column of the table: a rival and which of ours it is held against."""
+    """A column of the table: a rival and which of ours it is held against.
+
+    Attributes
+    ----------
+    name : str
+    rival, ours : str
+        Names of contestants.
+    agreement : Agreement
+        How well their results must agree.
+    lower_is_better : bool
+        Whether the ratio is ours / rival, not rival / ours.
+    mark : str
+        Marks a cell in which ours is worse; with "" none is marked.
+    """
 
     name: str
-    rival: Contestant
-    ours: Contestant
-    gate: Gate
+    rival: str
+    ours: str
+    agreement: Agreement
+    lower_is_better: bool = False
+    mark: str = "slower"
 
-
-@dataclass(frozen=True)
-class Timing:
-    """One fit."""
-
-    seconds: float
-    loss: float
+    @property
+    def title(self) -> str:
+        """Head of the column."""
+        return f"{self.name} (lower is better)" if self.lower_is_better else self.name
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison came to on one problem.
+    """What a comparison came to.
 
     Attributes
     ----------
+    comparison : Comparison
     ratios : list of float
-        The rival's time over ours, round by round.
+        Round by round.
     mismatches : list of str
-        The rounds whose losses did not pass the gate.
+        The rounds whose results do not agree.
     """
 
     comparison: Comparison
@@ -100,59 +92,121 @@ class Verdict:
         """Median over the rounds."""
         return statistics.median(self.ratios)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether ours is worse, where that is a loss."""
+        worse = self.ratio > 1 if self.comparison.lower_is_better else self.ratio < 1
+        return worse and bool(self.comparison.mark)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Attributes
+    ----------
+    title : str
+    facts : dict
+        What else JSON says about it.
+    measurements : dict
+        Each contestant's, one a round.
+    verdicts : dict
+        By the title of the column; None where a contestant does not take part.
+    """
+
+    title: str
+    facts: dict[str, Any]
+    measurements: dict[str, list[Measurement]]
+    verdicts: dict[str, Verdict | None]
+
+
+class SkippedError(Exception):
+    """What was asked for cannot be measured on this system."""
+
+
+def timed(call: Callable[[], Any]) -> Measurement:
+    """Seconds of a call: the mean of as many as take `AT_LEAST`."""
+    gc.collect()
+    time.sleep(PAUSE)
+    n_calls, seconds = 0, 0.0
+    start = time.perf_counter()
+    while n_calls == 0 or seconds < AT_LEAST:
+        result = call()
+        n_calls += 1
+        seconds = time.perf_counter() - start
+    return Measurement(seconds / n_calls, result)
+
 
 def race(
-    contestants: Collection[Contestant], problem: Problem, repeats: int, device: str
-) -> dict[Contestant, list[Timing]]:
-    """Time all contestants on a problem, A B C A B C …, after a short fit each that is not timed.
+    calls: Mapping[str, Callable[[int], Any]],
+    repeats: int,
+    measure: Callable[[Callable[[], Any]], Measurement] = timed,
+) -> dict[str, list[Measurement]]:
+    """Measure all contestants, A B C A B C ….
 
     Parameters
     ----------
-    contestants : collection of Contestant
-    problem : Problem
+    calls : mapping
+        What each contestant does, given the number of the round, which is its seed.
     repeats : int
-        Rounds; the number of the round is the seed of all its fits.
-    device : str
+        Rounds.
+    measure : callable, default=timed
+        ``measure(call)`` makes the call and says what it cost.
 
     Returns
     -------
-    timings : dict
-        Each contestant's timings, one a round.
+    measurements : dict
+        Each contestant's, one a round.
     """
-    X, y = problem.make(problem)
-    inputs = {dtype: X.astype(dtype) for dtype in {contestant.X_dtype for contestant in contestants}}
-    warm_up = replace(problem, epochs=1, rows=min(problem.rows, 2 * problem.batch_size))
-    timings: dict[Contestant, list[Timing]] = {contestant: [] for contestant in contestants}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the epochs are run exactly, converged or not
-        for contestant in timings:
-            contestant.fit(warm_up, inputs[contestant.X_dtype][: warm_up.rows], y[: warm_up.rows], 0, device)
+    measurements: dict[str, list[Measurement]] = {name: [] for name in calls}
+    gc.freeze()  # else every collection takes 0.1 s, for all that has been imported
+    try:
         for seed in range(repeats):
-            for contestant, own in timings.items():
-                own.append(_time(contestant, problem, inputs[contestant.X_dtype], y, seed, device))
-    return timings
+            for name, call in calls.items():
+                measurements[name].append(measure(partial(call, seed)))
+    finally:
+        gc.unfreeze()
+    return measurements
 
 
-def _time(contestant: Contestant, problem: Problem, X: np.ndarray, y: np.ndarray, seed: int, device: str) -> Timing:
-    gc.collect()
-    time.sleep(PAUSE)
-    start = time.perf_counter()
-    losses = contestant.fit(problem, X, y, seed, device)
-    seconds = time.perf_counter() - start
-    if len(losses) != problem.epochs:
-        raise RuntimeError(f"{contestant.name} trained {len(losses)} epochs on {problem.name}, not {problem.epochs}.")
-    return Timing(seconds, float(losses[-1]))
+def compare(
+    comparisons: Iterable[Comparison],
+    measurements: Mapping[str, list[Measurement]],
+    gates: Mapping[Agreement, Gate] | None = None,
+) -> dict[str, Verdict | None]:
+    """Ratios round by round, and whether the results agree.
+
+    Parameters
+    ----------
+    comparisons : iterable of Comparison
+    measurements : mapping
+        What `race` returned.
+    gates : mapping, default=None
+        What an agreement means for results of this kind; what is not in it agrees.
+
+    Returns
+    -------
+    verdicts : dict
+        By the title of the column; None where a contestant did not take part.
+    """
+    return {
+        comparison.title: (
+            _judge(comparison, measurements, (gates or {}).get(comparison.agreement))
+            if comparison.rival in measurements and comparison.ours in measurements
+            else None
+        )
+        for comparison in comparisons
+    }
 
 
-def compare(comparison: Comparison, timings: dict[Contestant, list[Timing]]) -> Verdict:
-    """Ratios of a rival's timings to ours, round by round, and whether the losses agree."""
-    rounds = list(zip(timings[comparison.rival], timings[comparison.ours], strict=True))
-    ratios = [rival.seconds / ours.seconds for rival, ours in rounds]
-    mismatches = [
-        f"{comparison.name}: loss {rival.loss:.10g}, ours {ours.loss:.10g} with seed {seed}; allowed: {comparison.gate}"
-        for seed, (rival, ours) in enumerate(rounds)
-        if not comparison.gate.passes(rival.loss, ours.loss)
-    ]
+def _judge(comparison: Comparison, measurements: Mapping[str, list[Measurement]], gate: Gate | None) -> Verdict:
+    rounds = list(zip(measurements[comparison.rival], measurements[comparison.ours], strict=True))
+    if comparison.lower_is_better:
+        ratios = [ours.value / rival.value for rival, ours in rounds]
+    else:
+        ratios = [rival.value / ours.value for rival, ours in rounds]
+    gaps = [gate.gap(rival.result, ours.result) if gate else "" for rival, ours in rounds]
+    mismatches = [f"{comparison.name}: {gap} with seed {seed}; allowed: {gate}" for seed, gap in enumerate(gaps) if gap]
     return Verdict(comparison, ratios, mismatches)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +38,15 @@ def _in_place(
     return apply_
 
 
+def _tanh_(units: Tensor) -> Tensor:
+    """In place; on the CPU numpy's, which takes a fifth to a tenth of the time of PyTorch's."""
+    if units.device.type == "cpu":
+        array = units.numpy()
+        np.tanh(array, out=array)
+        return units
+    return units.tanh_()
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "identity": Activation(
         lambda units: units,
@@ -49,7 +59,7 @@ ACTIVATIONS: dict[str, Activation] = {
         nn.Sigmoid,
     ),
     "tanh": Activation(
-        _in_place(torch.tanh_, torch.tanh),
+        _in_place(_tanh_, torch.tanh),
         lambda delta, activated: delta.addcmul_(delta, activated.square_(), value=-1),
         nn.Tanh,
     ),

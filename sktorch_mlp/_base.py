@@ -22,11 +22,12 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import nn
 
 from ._arrays import as_tensor, to_numpy
-from ._data import Rows, Shuffler, TrainingData
+from ._data import Shuffler, TrainingData
 from ._device import compute_threads, is_available, resolve_device, single_threaded_blas, training_dtype
 from ._gradients import BLOCK_SIZE, Predictor
 from ._losses import Loss
 from ._network import StackedMLP, initial_parameters, sequential
+from ._rows import Rows
 from ._solvers import SGD, Adam, Solver
 from ._state import FitState
 from ._training import DivergenceError, Progress, TrainingOptions, train, train_lbfgs
@@ -160,7 +161,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
                 rows=Rows.of(X, device, dtype),
                 targets=as_tensor(targets, device),
                 weights=None if sample_weight is None else as_tensor(sample_weight.astype(dtype, copy=False), device),
-                train=np.arange(X.shape[0]),
+                train=[np.arange(X.shape[0])],
             )
             with state.unchanged_by_errors() if resuming else nullcontext():
                 if self.solver == "lbfgs":
@@ -207,12 +208,12 @@ class BaseMLPTorch(BaseEstimator, ABC):
             state.solver = self._new_solver()
         if self.early_stopping:
             data = self._hold_out(data, loss, random_state)
-        n_rows = len(data.train)
+        n_rows = len(data.train[0])
         messages: _Warnings = []
         if self.batch_size != "auto" and self.batch_size > n_rows:
             messages += [_BATCH_SIZE_CLIPPED]
         options = self._training_options(n_rows, 1 if incremental else self.max_iter)
-        shuffler = Shuffler(data.train, random_state if self.shuffle else None)
+        shuffler = Shuffler(data.train[0], random_state if self.shuffle else None)
         n_steps = n_rows / options.batch_size * options.max_iter
         with compute_threads(network.n_coefs * options.batch_size, n_steps):
             train(network, state.solver, loss, data, [shuffler], [options], [progress])
@@ -253,7 +254,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
         """Set validation rows aside; stratified where scikit-learn does, with one encoded column."""
         indicator = is_classifier(self) and loss.n_outputs == 1
         train_rows, validation_rows = train_test_split(
-            data.train,
+            data.train[0],
             random_state=random_state,
             test_size=self.validation_fraction,
             stratify=(data.targets.cpu().numpy() > 0.5).T if indicator else None,
@@ -267,7 +268,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
                 "Sample weights must contain at least one non-zero number. Those of the validation rows are all zero: "
                 "leave out rows of weight zero, or increase validation_fraction."
             )
-        return replace(data, train=train_rows, validation=validation_rows)
+        return replace(data, train=[train_rows], validation=[validation_rows])
 
     def _check_solver(self) -> bool:
         if self.solver == "lbfgs":
@@ -409,7 +410,9 @@ class BaseMLPTorch(BaseEstimator, ABC):
         """Activated outputs of shape (n_rows, n_outputs)."""
         check_is_fitted(self, "coefs_")
         dtype = self.coefs_[0].dtype
-        X = validate_data(self, to_numpy(X), accept_sparse=["csr", "csc"], reset=False)
+        X = to_numpy(X)
+        if not self._is_valid(X):
+            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         if self.dtype == "auto" and self.device_.type == "cpu":  # promoted as numpy would
             dtype = np.dtype(np.float32 if np.result_type(X.dtype, dtype) == np.float32 else np.float64)
         if X.dtype not in (np.float32, np.float64):
@@ -426,6 +429,18 @@ class BaseMLPTorch(BaseEstimator, ABC):
         rows = Rows.of(X, self.device_, dtype)
         with torch.no_grad(), compute_threads(BLOCK_SIZE * predictor.n_coefs, len(rows) / BLOCK_SIZE):
             return predictor(rows).cpu().numpy()
+
+    def _is_valid(self, X: Any) -> bool:
+        """Whether `validate_data` would return X as it is; it takes most of the time of a prediction of one row."""
+        return (
+            type(X) is np.ndarray
+            and X.dtype in (np.float32, np.float64)
+            and X.ndim == 2
+            and X.shape[0] > 0
+            and X.shape[1] == self.n_features_in_
+            and not hasattr(self, "feature_names_in_")
+            and bool(as_tensor(X).sum().isfinite())
+        )
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

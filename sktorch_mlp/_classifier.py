@@ -256,6 +256,8 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
             Labels, of the dtype of `classes_`; an indicator matrix for multilabel targets.
         """
         outputs = self._predict_outputs(X)
+        if self._label_binarizer.y_type_ == "multiclass":
+            return self.classes_[outputs.argmax(1)]
         return self._label_binarizer.inverse_transform(outputs.ravel() if self.n_outputs_ == 1 else outputs)
 
     def predict_proba(self, X):

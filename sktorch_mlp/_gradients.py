@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ._activations import ACTIVATIONS
-from ._data import Batch, Rows
 from ._losses import OUTPUT_ACTIVATIONS, Loss
 from ._network import StackedMLP, lean
+from ._rows import Batch, Rows
 
 #: Rows predicted at a time: enough to keep the products busy, few enough to stay in cache.
 BLOCK_SIZE = 2048
@@ -81,14 +81,14 @@ class ClosedForm:
             for layer in range(len(outputs) - 1, 0, -1)
         ]
 
-    def __call__(self, batch: Batch, targets: Tensor, scale: Tensor | float, terms: Tensor) -> None:
+    def __call__(self, batch: Batch, targets: Tensor, scale: Tensor, terms: Tensor) -> None:
         """Set the gradient to that of the sum of `scale` × loss over the rows.
 
         Parameters
         ----------
         batch : Batch
         targets : Tensor of shape (..., n_targets, n_rows)
-        scale : float or Tensor of shape (..., 1, n_rows)
+        scale : Tensor, 0-d or of shape (..., 1, n_rows)
             What each row counts.
         terms : Tensor of shape (..., 1, n_rows)
             Receives each row's term, see `Loss.row_losses`.

@@ -54,11 +54,11 @@ class Loss(ABC):
 
     @abstractmethod
     def row_losses(self, terms: Tensor, targets: Tensor) -> Tensor:
-        """Each row's loss, of shape (..., 1, n_rows), from the terms `to_delta_` saved."""
+        """Each row's loss, of shape (..., 1, n_rows), from the terms `to_delta_` saved, which it may destroy."""
 
     @abstractmethod
     def score(self, predictions: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-        """Each network's validation score: accuracy or R²."""
+        """Each network's validation score, accuracy or R²; weights are of shape (..., 1, n_rows)."""
 
 
 class LogLoss(Loss):
@@ -71,7 +71,7 @@ class LogLoss(Loss):
         predictions.scatter_(-2, targets, -1.0, reduce="add")
 
     def row_losses(self, terms: Tensor, targets: Tensor) -> Tensor:
-        return _clip(terms).log_().neg_()
+        return _clip_(terms).log_().neg_()
 
     def score(self, predictions: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         return _mean(predictions.argmax(-2, keepdim=True) == targets, weights).mean(-1)
@@ -108,7 +108,7 @@ class BinaryLogLoss(_ElementwiseLoss):
     out_activation = "logistic"
 
     def elementwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        return _clip(torch.where(targets > 0.5, predictions, 1 - predictions)).log_().neg_()
+        return _clip_(torch.where(targets > 0.5, predictions, 1 - predictions)).log_().neg_()
 
     def score(self, predictions: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         right = (predictions > 0.5) == (targets > 0.5)
@@ -158,10 +158,10 @@ class HalfPoissonDeviance(_RegressionLoss):
         return torch.xlogy(targets, targets / predictions) - targets + predictions
 
 
-def _clip(probabilities: Tensor) -> Tensor:
+def _clip_(probabilities: Tensor) -> Tensor:
     """Keep probabilities off 0 and 1 by the resolution of their dtype, as scikit-learn does."""
     eps = torch.finfo(probabilities.dtype).eps
-    return probabilities.clamp(eps, 1 - eps)
+    return probabilities.clamp_(eps, 1 - eps)
 
 
 def _mean(values: Tensor, weights: Tensor | None, keepdim: bool = False) -> Tensor:
@@ -169,4 +169,4 @@ def _mean(values: Tensor, weights: Tensor | None, keepdim: bool = False) -> Tens
     values = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
     if weights is None:
         return values.mean(-1, keepdim=keepdim)
-    return (values * weights).sum(-1, keepdim=keepdim) / weights.sum()
+    return (values * weights).sum(-1, keepdim=keepdim) / weights.sum(-1, keepdim=keepdim)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,15 @@ from ._network import StackedMLP, lean
 
 
 def per_network(values: Sequence[float], like: Tensor) -> float | Tensor:
-    """One number for a stack of one, else a (n_networks, 1) tensor beside `like`."""
-    if len(values) == 1:
+    """One number for a stack of one on the CPU, else a ([n_networks, 1]) tensor beside `like`."""
+    if len(values) == 1 and like.device.type == "cpu":
         return float(values[0])
-    return torch.tensor(values, dtype=like.dtype, device=like.device).unsqueeze(-1)
+    return _column(torch.tensor(values, dtype=like.dtype, device=like.device))
+
+
+def _column(values: Tensor) -> Tensor:
+    """One number a network, to go with parameters: 0-d for a stack of one, else (n_networks, 1)."""
+    return values.squeeze(0) if len(values) == 1 else values.unsqueeze(-1)
 
 
 def add_scaled_(target: Tensor, source: Tensor, scale: float | Tensor) -> Tensor:
@@ -60,14 +65,22 @@ class Solver(ABC):
             setattr(self, name, moment.to(network.flat.detach()))
         self._params = lean(network.flat.detach())
         self._grads = lean(network.grad)
-        self._refresh()
+        self._prepare()
 
     @abstractmethod
-    def _refresh(self) -> None:
+    def _prepare(self) -> None:
         """Derive what a step needs from the settings and moments."""
 
     @abstractmethod
-    def step(self) -> None:
+    def rates(self, n_steps: int) -> Iterable[float | Tensor]:
+        """What the next `n_steps` steps are to be called with, one after the other.
+
+        Tensors are the same at every call with the same `n_steps`, only their values
+        change, so that a step can be recorded once and replayed.
+        """
+
+    @abstractmethod
+    def step(self, rate: float | Tensor) -> None:
         """Update the parameters from the gradient."""
 
     def epoch_ends(self, n_rows_seen: Sequence[int]) -> None:  # noqa: B027 - most have no schedule
@@ -141,19 +154,23 @@ class SGD(Solver):
         self.momentum, self.nesterov = list(momentum), nesterov
         self.schedule, self.power_t = schedule, list(power_t)
 
-    def _refresh(self) -> None:
-        self._descent = per_network([-rate for rate in self.learning_rate], self._params)
+    def _prepare(self) -> None:
+        self._schedule = _Schedule(self._params)
         self._momentum = per_network(self.momentum, self._params)
         self._velocity = lean(self.velocity)
 
-    def step(self) -> None:
+    def rates(self, n_steps: int) -> Iterable[float | Tensor]:
+        descent = [-rate for rate in self.learning_rate]
+        return self._schedule.follow([descent] * n_steps)
+
+    def step(self, rate: float | Tensor) -> None:
         if not any(self.momentum):
-            add_scaled_(self._params, self._grads, self._descent)
+            add_scaled_(self._params, self._grads, rate)
             return
-        add_scaled_(self._velocity.mul_(self._momentum), self._grads, self._descent)
+        add_scaled_(self._velocity.mul_(self._momentum), self._grads, rate)
         if self.nesterov:
             add_scaled_(self._params, self._velocity, self._momentum)
-            add_scaled_(self._params, self._grads, self._descent)
+            add_scaled_(self._params, self._grads, rate)
         else:
             self._params.add_(self._velocity)
 
@@ -163,7 +180,6 @@ class SGD(Solver):
                 init / (seen + 1) ** power
                 for init, seen, power in zip(self.learning_rate_init, n_rows_seen, self.power_t, strict=True)
             ]
-            self._refresh()
 
     def on_plateau(self, network: int) -> tuple[bool, str]:
         if self.schedule != "adaptive":
@@ -171,7 +187,6 @@ class SGD(Solver):
         if self.learning_rate[network] <= 1e-6:
             return True, "Learning rate too small. Stopping."
         self.learning_rate[network] /= 5.0
-        self._refresh()
         return False, f"Setting learning rate to {self.learning_rate[network]:f}"
 
 
@@ -188,6 +203,7 @@ class Adam(Solver):
 
     settings = (*Solver.settings, "beta_1", "beta_2", "epsilon", "n_steps")
     moments = ("first_moment", "second_moment")
+    _settings: tuple[Any, ...]
     first_moment: Tensor
     second_moment: Tensor
 
@@ -202,42 +218,71 @@ class Adam(Solver):
         self.beta_1, self.beta_2, self.epsilon = list(beta_1), list(beta_2), list(epsilon)
         self.n_steps = [0] * len(learning_rate_init)
 
-    def _refresh(self) -> None:
+    def _prepare(self) -> None:
         params = self._params
-        self._beta_1, self._beta_2 = per_network(self.beta_1, params), per_network(self.beta_2, params)
-        self._epsilon = per_network(self.epsilon, params)
+        self._schedule = _Schedule(params)
         self._moments = lean(self.first_moment), lean(self.second_moment)
         self._fused = _fused_adam(params) if len(self.epsilon) == 1 else None
-        if self._fused is None:
-            self._scratch = torch.empty_like(params)
-        else:
+        if self._fused is not None:
             first, second = self._moments
             # The kernel's own bias correction is 1 after infinitely many steps, as beta**inf is 0.
             n_steps = torch.tensor(float("inf"), device=params.device)
             self._fused_tensors = ([params], [self._grads], [first], [second], list[Tensor](), [n_steps])
+            self._settings = (self.beta_1[0], self.beta_2[0], self.epsilon[0])
+        else:
+            settings = (self.beta_1, self.beta_2, self.epsilon)
+            self._settings = tuple(per_network(values, params) for values in settings)
+            self._scratch = torch.empty_like(params)
 
-    def step(self) -> None:
-        self.n_steps = [n + 1 for n in self.n_steps]
-        hyperparameters = zip(self.learning_rate_init, self.beta_1, self.beta_2, self.n_steps, strict=True)
-        rates = [rate * (1 - beta_2**t) ** 0.5 / (1 - beta_1**t) for rate, beta_1, beta_2, t in hyperparameters]
-        rate = per_network(rates, self._params)
+    def rates(self, n_steps: int) -> Iterable[float | Tensor]:
+        return self._schedule.follow(self._corrected_rates(n_steps))
+
+    def _corrected_rates(self, n_steps: int) -> Iterator[list[float]]:
+        for _ in range(n_steps):
+            ts = [n + 1 for n in self.n_steps]
+            hyperparameters = zip(self.learning_rate_init, self.beta_1, self.beta_2, ts, strict=True)
+            yield [rate * (1 - beta_2**t) ** 0.5 / (1 - beta_1**t) for rate, beta_1, beta_2, t in hyperparameters]
+            self.n_steps = ts  # only now the step has been taken
+
+    def step(self, rate: float | Tensor) -> None:
+        beta_1, beta_2, epsilon = self._settings
         if self._fused is not None:
             self._fused(
                 *self._fused_tensors,
                 lr=rate,
-                beta1=self._beta_1,
-                beta2=self._beta_2,
-                eps=self._epsilon,
+                beta1=beta_1,
+                beta2=beta_2,
+                eps=epsilon,
                 weight_decay=0.0,
                 amsgrad=False,
                 maximize=False,
             )
             return
         first, second = self._moments
-        first.lerp_(self._grads, 1 - self._beta_1)
-        second.lerp_(torch.mul(self._grads, self._grads, out=self._scratch), 1 - self._beta_2)
-        torch.sqrt(second, out=self._scratch).add_(self._epsilon).div_(-rate)
+        first.lerp_(self._grads, 1 - beta_1)
+        second.lerp_(torch.mul(self._grads, self._grads, out=self._scratch), 1 - beta_2)
+        torch.sqrt(second, out=self._scratch).add_(epsilon).div_(-rate)
         self._params.addcdiv_(first, self._scratch)
+
+
+class _Schedule:
+    """Hands the rates of coming steps to the steps: as numbers, or in tensors that stay in place."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._tensors: dict[int, tuple[Tensor, list[Tensor]]] = {}
+
+    def follow(self, rates: Iterable[list[float]]) -> Iterable[float | Tensor]:
+        """Each step's rates, given as one number a network, in the form that `step` takes."""
+        if self._like.ndim == 1 and self._like.device.type == "cpu":
+            return (rate for (rate,) in rates)
+        values = torch.tensor(list(rates), dtype=self._like.dtype)
+        if len(values) not in self._tensors:
+            tensor = torch.empty_like(values, device=self._like.device)
+            self._tensors[len(values)] = tensor, [_column(rate) for rate in tensor]
+        tensor, columns = self._tensors[len(values)]
+        tensor.copy_(values)
+        return columns
 
 
 def _fused_adam(params: Tensor) -> Callable[..., None] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,19 +13,19 @@ import scipy.optimize
 import torch
 from torch import Tensor, nn
 
-from ._arrays import as_tensor
-from ._data import Epoch, MiniBatches, Shuffler, TrainingData
+from ._capture import Captured
+from ._data import MiniBatches, Segment, Shuffler, TrainingData
 from ._gradients import ClosedForm, ForwardPass
 from ._losses import Loss
 from ._network import StackedMLP, lean
-from ._solvers import Solver, add_scaled_, minimize_lbfgs, per_network
+from ._solvers import Solver, add_scaled_, minimize_lbfgs
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """How to train one network of a stack; the field names are scikit-learn's.
 
-    `batch_size` must be the same for all networks of a stack.
+    Networks of a stack have batches of one size, or one batch each.
     """
 
     alpha: float
@@ -100,82 +101,162 @@ class DivergenceError(ValueError):
 
 
 class _Penalty:
-    """The L2 penalty of a stack: it concerns the slice of coefficients, not the intercepts."""
+    """The L2 penalty of a stack, for the mini-batches of a segment; it concerns coefficients, not intercepts."""
 
-    def __init__(self, network: StackedMLP, options: Sequence[TrainingOptions]) -> None:
+    def __init__(self, network: StackedMLP, options: Sequence[TrainingOptions], segment: Segment) -> None:
         flat, coefs = network.flat.detach(), slice(0, network.n_coefs)
-        alphas = [option.alpha for option in options]
         self._coefs, self._coef_grads = lean(flat[:, coefs]), lean(network.grad[:, coefs])
-        self._alpha, self._half_alpha = per_network(alphas, flat), 0.5 * flat.new_tensor(alphas)
-        self._is_zero = not any(alphas)
+        self._alphas = flat.new_tensor([option.alpha for option in options])
+        self.is_zero = not self._alphas.any()
+        self._segment = segment
+        # (n_batches[, n_networks]) each
+        self._square_norms, self._decays, self._shares = (_squeeze(torch.zeros_like(segment.totals)) for _ in range(3))
+        self.follow_weights()
+        #: what `add_gradient` is to be called with, batch by batch
+        self.parts = list(zip(self._decays_by_batch(), self._square_norms.unbind(0), strict=True))
 
-    def add_gradient(self, total: float | Tensor, square_norm: Tensor) -> None:
-        """Add its gradient for a batch of this weight, and note the coefficients' square norm."""
-        if not self._is_zero:
-            torch.linalg.vecdot(self._coefs, self._coefs, out=square_norm)
-            add_scaled_(self._coef_grads, self._coefs, self._alpha / total)
+    def _decays_by_batch(self) -> Sequence[float | Tensor]:
+        """Alpha over each batch's sum of weights; numbers if they stay and there is one network."""
+        if self._decays.ndim > 1:
+            return self._decays.unsqueeze(-1).unbind(0)
+        return self._decays.unbind(0) if self._segment.weighted else self._decays.tolist()
 
-    def values(self, square_norms: Tensor) -> Tensor:
-        """Penalties of shape (n_batches, n_networks), from the norms noted."""
-        return self._half_alpha * square_norms
+    def follow_weights(self) -> None:
+        """Take the weights that the segment's mini-batches have now."""
+        torch.div(lean(self._alphas), _squeeze(self._segment.totals), out=self._decays)
+        torch.mul(self._decays, _squeeze(self._segment.shares) / 2, out=self._shares)
+
+    def add_gradient(self, decay: float | Tensor, square_norm: Tensor) -> None:
+        """Add a mini-batch's share to the gradient, and note the coefficients' square norm."""
+        torch.linalg.vecdot(self._coefs, self._coefs, out=square_norm)
+        add_scaled_(self._coef_grads, self._coefs, decay)
+
+    def mean(self) -> Tensor:
+        """Its part of the epoch's loss, 0-d or (n_networks,), from the norms noted."""
+        return torch.linalg.vecdot(self._square_norms, self._shares, dim=0)
 
 
-class Trainer:
-    """Steps through the training rows, an epoch a call, all networks of a stack side by side."""
+def _squeeze(values: Tensor) -> Tensor:
+    """Drop the last axis, that of the networks, of a stack of one."""
+    return values.squeeze(-1) if values.shape[-1] == 1 else values
+
+
+class _SegmentPass:
+    """Steps through the mini-batches of a segment, all networks of a stack side by side."""
 
     def __init__(
         self,
         network: StackedMLP,
-        solver: Solver,
         loss: Loss,
-        data: TrainingData,
-        shufflers: Sequence[Shuffler],
+        segment: Segment,
         options: Sequence[TrainingOptions],
+        solver: Solver | None,
     ) -> None:
-        self._loss, self._solver = loss, solver
-        self._minibatches = MiniBatches(data, shufflers, options[0].batch_size)
-        sizes = self._minibatches.sizes
-        gradients = {size: ClosedForm(network, loss, size) for size in set(sizes)}
-        solver.bind(network)
+        self._loss, self._segment, self._solver = loss, segment, solver
+        gradients = {size: ClosedForm(network, loss, size) for size in set(segment.sizes)}
+        self._penalty = _Penalty(network, options, segment)
+        n_networks, n_rows = network.n_networks, sum(segment.sizes)
+        self._terms = lean(network.flat.detach().new_empty(n_networks, 1, n_rows))
+        self._slots = [
+            (gradients[size], *arguments)
+            for size, *arguments in zip(
+                segment.sizes,
+                segment.target_parts,
+                segment.scales,
+                self._terms.split(segment.sizes, -1),
+                self._penalty.parts,
+                strict=True,
+            )
+        ]
+        self._take_steps = Captured(self._take_steps_now) if segment.can_be_captured else self._take_steps_now
 
-        flat = network.flat.detach()
-        self._penalty = _Penalty(network, options)
-        self._square_norms = flat.new_zeros(len(sizes), network.n_networks)
-        self._terms = lean(flat.new_empty(network.n_networks, 1, sum(sizes)))
-        norms = self._square_norms.squeeze(-1) if network.n_networks == 1 else self._square_norms
-        steps = [gradients[size] for size in sizes]
-        self._slots = list(zip(steps, self._terms.split(sizes, -1), norms.unbind(0), strict=True))
+    def __call__(self) -> Tensor:
+        """Train on the segment; each network's part of the epoch's loss, 0-d or (n_networks,)."""
+        if self._segment.weighted:
+            self._penalty.follow_weights()
+        n_steps = len(self._slots)
+        rates = itertools.repeat(0.0, n_steps) if self._solver is None else self._solver.rates(n_steps)
+        return self._take_steps(rates)
 
-    def run_epoch(self) -> list[float]:
+    def _take_steps_now(self, rates: Iterable[float | Tensor]) -> Tensor:
+        penalised, add_penalty = not self._penalty.is_zero, self._penalty.add_gradient
+        step = None if self._solver is None else self._solver.step
+        batches = self._segment.batches()
+        for rate, (gradient, targets, scale, terms, penalty), batch in zip(rates, self._slots, batches, strict=True):
+            gradient(batch, targets, scale, terms)
+            if penalised:
+                add_penalty(*penalty)
+            if step is not None:
+                step(rate)
+        loss = self._segment.mean(self._loss.row_losses(self._terms, self._segment.targets))
+        return loss + self._penalty.mean() if penalised else loss
+
+
+class Trainer:
+    """Steps through the training rows, an epoch a call, all networks of a stack side by side.
+
+    Parameters
+    ----------
+    network : StackedMLP
+    loss : Loss
+    minibatches : MiniBatches
+    options : sequence of TrainingOptions
+        One a network.
+    solver : Solver, default=None
+        None to leave the parameters, and the gradient of the last mini-batch.
+    """
+
+    def __init__(
+        self,
+        network: StackedMLP,
+        loss: Loss,
+        minibatches: MiniBatches,
+        options: Sequence[TrainingOptions],
+        solver: Solver | None = None,
+    ) -> None:
+        if solver is not None:
+            solver.bind(network)
+        self._minibatches = minibatches
+        self._passes = {
+            segment: _SegmentPass(network, loss, segment, options, solver)
+            for segment in dict.fromkeys(minibatches.segments)
+        }
+
+    def run_epoch(self, *, shuffle_ahead: bool = False) -> list[float]:
         """Train one epoch.
+
+        Parameters
+        ----------
+        shuffle_ahead : bool, default=False
+            Whether to shuffle for another epoch already while the device is at work.
 
         Returns
         -------
         list of float
             Each network's loss, penalty included: the losses of its batches, averaged over rows.
         """
-        epoch = self._minibatches.next_epoch()
-        add_penalty, step = self._penalty.add_gradient, self._solver.step
-        steps = zip(self._slots, epoch.batches, epoch.target_parts, epoch.scales, epoch.totals, strict=True)
-        for (gradient, terms, square_norm), batch, targets, scale, total in steps:
-            gradient(batch, targets, scale, terms)
-            add_penalty(total, square_norm)
-            step()
-        row_losses = self._loss.row_losses(self._terms, epoch.targets)
-        return epoch.mean(row_losses, self._penalty.values(self._square_norms)).tolist()
+        parts = [self._passes[segment]() for segment in self._minibatches.next_epoch()]
+        if shuffle_ahead:
+            self._minibatches.shuffle_ahead()
+        total = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+        return total.reshape(-1).tolist()
 
 
 class Validator:
-    """Scores a stack on the validation rows."""
+    """Scores a stack on the validation rows, each network on its own."""
 
     def __init__(self, network: StackedMLP, loss: Loss, data: TrainingData) -> None:
         assert data.validation is not None
-        rows = as_tensor(data.validation, data.rows.device)
+        rows, target_rows = data.stack(data.validation)
         self._loss = loss
-        self._forward = ForwardPass(network, loss, len(rows))
-        self._batch = data.rows[data.validation].whole(network.n_networks)
-        self._targets = data.targets.index_select(-1, rows)
-        self._weights = None if data.weights is None else data.weights[rows]
+        self._forward = ForwardPass(network, loss, rows.shape[-1])
+        self._batch = data.rows.take(rows)
+        self._targets = data.take_targets(target_rows)
+        self._weights = None
+        n_rows = torch.tensor([len(own) for own in data.validation], device=rows.device)
+        if data.weights is not None or len(n_rows.unique()) > 1:
+            present = lean(torch.arange(rows.shape[-1], device=rows.device) < n_rows.unsqueeze(-1))
+            self._weights = (present if data.weights is None else present * data.weights[target_rows]).unsqueeze(-2)
 
     def scores(self) -> list[float]:
         """Each network's accuracy or R²; nan where a prediction is not finite."""
@@ -212,16 +293,18 @@ def train(
     """
     for p in progress:
         p.n_iter, p.outcome = 0, "running"
-    stack = _Stack(network, solver, shufflers, options, progress)
+    stack = _Stack(network, solver, data, shufflers, options, progress)
     shrunk = True
     try:
         while stack.progress:
             if shrunk:  # buffers are as wide as the stack
-                trainer = Trainer(network, solver, loss, data, stack.shufflers, stack.options)
-                validator = None if data.validation is None else Validator(network, loss, data)
-            losses = trainer.run_epoch()
+                batch_size = max(option.batch_size for option in stack.options)
+                minibatches = MiniBatches(stack.data, stack.shufflers, batch_size)
+                trainer = Trainer(network, loss, minibatches, stack.options, solver)
+                validator = None if data.validation is None else Validator(network, loss, stack.data)
+            losses = trainer.run_epoch(shuffle_ahead=not stack.may_shrink())
             scores = None if validator is None else validator.scores()
-            shrunk = stack.end_epoch(losses, scores, len(data.train))
+            shrunk = stack.end_epoch(losses, scores)
     except KeyboardInterrupt:
         for p in stack.progress:
             p.outcome = "interrupted"
@@ -235,21 +318,29 @@ class _Stack:
         self,
         network: StackedMLP,
         solver: Solver,
+        data: TrainingData,
         shufflers: Sequence[Shuffler],
         options: Sequence[TrainingOptions],
         progress: Sequence[Progress],
     ) -> None:
-        self.network, self.solver = network, solver
+        self.network, self.solver, self.data = network, solver, data
         self.shufflers, self.options, self.progress = list(shufflers), list(options), list(progress)
         self._positions = list(range(len(progress)))  # in the stack as it was given
         self._best: dict[int, Tensor] = {}  # position: parameters of the best epoch
         self._left: dict[int, tuple[Tensor, dict[str, Any]]] = {}  # position: parameters, solver state
 
-    def end_epoch(self, losses: list[float], scores: list[float] | None, n_rows: int) -> bool:
+    def may_shrink(self) -> bool:
+        """Whether a network may stop after the coming epoch, unless it diverges."""
+        return any(
+            p.n_epochs_no_change >= options.n_iter_no_change or p.n_iter + 1 >= options.max_iter
+            for p, options in zip(self.progress, self.options, strict=True)
+        )
+
+    def end_epoch(self, losses: list[float], scores: list[float] | None) -> bool:
         """Record an epoch and let stopped networks go; True if some did while others train on."""
         for i, (p, options) in enumerate(zip(self.progress, self.options, strict=True)):
             p.n_iter += 1
-            p.n_rows_seen += n_rows
+            p.n_rows_seen += len(self.data.train[i])
             p.loss_curve.append(losses[i])
             _log(options, f"Iteration {p.n_iter}, loss = {losses[i]:.8f}")
             if scores is not None:
@@ -293,6 +384,7 @@ class _Stack:
         if staying:
             self.network.keep(staying)
             self.solver.keep(staying)
+            self.data = self.data.keep(staying)
         self.shufflers = [self.shufflers[i] for i in staying]
         self.options = [self.options[i] for i in staying]
         self.progress = [self.progress[i] for i in staying]
@@ -341,17 +433,12 @@ def train_lbfgs(
         scipy's report: the loss reached, the iterations, the reason of the end.
     """
     parameters = network.flat.detach()[0]
-    gradient = ClosedForm(network, loss, len(data.rows))
-    batch = data.rows.whole()
-    terms = parameters.new_empty(1, len(data.rows))
-    epoch = Epoch([len(data.rows)], [batch], data.targets, None if data.weights is None else data.weights.unsqueeze(0))
-    penalty, square_norm = _Penalty(network, [options]), parameters.new_zeros(())
+    minibatches = MiniBatches(data, [Shuffler(data.train[0], None)], len(data.train[0]))
+    trainer = Trainer(network, loss, minibatches, [options])
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
         parameters.copy_(torch.from_numpy(x))
-        gradient(batch, data.targets, epoch.scales[0], terms)
-        penalty.add_gradient(epoch.totals[0], square_norm)
-        value = epoch.mean(loss.row_losses(terms, data.targets), penalty.values(square_norm.view(1, 1))).item()
+        (value,) = trainer.run_epoch()
         return value, network.grad[0].to("cpu", torch.float64, copy=True).numpy()
 
     start = parameters.to("cpu", torch.float64, copy=True).numpy()

@@ -6,9 +6,9 @@ import scipy.sparse as sp
 import torch
 from sklearn.datasets import load_digits
 
-from sktorch_mlp import MLPTorchClassifier, _data
+from sktorch_mlp import MLPTorchClassifier, _rows
 from sktorch_mlp._arrays import as_tensor, to_numpy
-from sktorch_mlp._data import Rows
+from sktorch_mlp._rows import Rows
 
 CPU = torch.device("cpu")
 X, Y = load_digits(return_X_y=True)
@@ -30,10 +30,11 @@ def test_columns_are_not_copied_to_predict():
 
 
 def test_large_rows_are_not_copied_to_be_cast(monkeypatch):
-    monkeypatch.setattr(_data, "_CAST_AT_ONCE", 0)
+    monkeypatch.setattr(_rows, "_CAST_AT_ONCE", 0)
     rows = Rows.of(X, CPU, np.dtype(np.float32))
     assert rows.X.data_ptr() == X.ctypes.data
-    batch = rows.batch(3).load(torch.tensor([5, 7, 5]))
+    (load,) = rows.loads(torch.tensor([5, 7, 5]), [3])
+    (batch,) = load()
     assert batch._rows.dtype == torch.float32
     np.testing.assert_array_equal(batch._rows, X[[5, 7, 5]].astype(np.float32))
 
@@ -46,10 +47,32 @@ def test_casting_by_batch_gives_the_same_bits(monkeypatch, params):
         return [*model.coefs_, model.predict_proba(X)]
 
     at_once = fit()
-    monkeypatch.setattr(_data, "_CAST_AT_ONCE", 0)
+    monkeypatch.setattr(_rows, "_CAST_AT_ONCE", 0)
     for ours, expected in zip(fit(), at_once, strict=True):
         assert ours.dtype == np.float32
         np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("gather_bytes", [1, 3 * 2 * 64 * 8, 2**20])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_batches_follow_their_indices(monkeypatch, gather_bytes, dtype):
+    monkeypatch.setattr(_rows, "_GATHER_BYTES", {"cpu": gather_bytes, "other": 0})
+    monkeypatch.setattr(_rows, "_CAST_AT_ONCE", 0)
+    rows = Rows.of(X, CPU, np.dtype(dtype))
+    indices, sizes = torch.zeros(2, 7, dtype=torch.int64), [2, 2, 2, 1]
+    loads = rows.loads(indices, sizes)
+    assert len(loads) == {1: 4, 2**20: 1}.get(gather_bytes, 4 if dtype == np.float64 else 2)
+    for seed in range(2):
+        indices.copy_(torch.from_numpy(np.random.RandomState(seed).randint(0, len(X), (2, 7))))
+        gathered = torch.cat([batch._rows.clone() for load in loads for batch in load()], 1)
+        np.testing.assert_array_equal(gathered, X[indices].astype(dtype))
+
+
+@pytest.mark.parametrize("indices", [[3, 1], [[3, 1], [3, 1]], [[3, 1], [0, 2]]], ids=str)
+def test_networks_with_the_same_rows_share_them(indices):
+    batch = Rows.of(X, CPU).take(torch.tensor(indices))
+    np.testing.assert_array_equal(batch._rows, X[np.array(indices)])
+    assert (batch._rows.stride(0) == 0) == (indices == [[3, 1], [3, 1]])
 
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])

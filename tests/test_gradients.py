@@ -6,10 +6,10 @@ import scipy.sparse as sp
 import torch
 
 from sktorch_mlp._activations import ACTIVATIONS
-from sktorch_mlp._data import Rows
 from sktorch_mlp._gradients import BLOCK_SIZE, ClosedForm, ForwardPass, Predictor
 from sktorch_mlp._losses import BinaryLogLoss, HalfPoissonDeviance, HalfSquaredError, LogLoss
 from sktorch_mlp._network import StackedMLP, lean
+from sktorch_mlp._rows import Rows
 
 N_ROWS, N_FEATURES = 11, 5
 CPU = torch.device("cpu")
@@ -83,7 +83,8 @@ def test_gradient_and_loss(activation, loss, hidden, weighted, n_networks, spars
     terms = lean(torch.empty(n_networks, 1, N_ROWS, dtype=torch.float64))
     stacked_targets = lean(targets.expand(n_networks, -1, -1))
     with torch.no_grad():
-        closed_form(rows.whole(n_networks), stacked_targets, scale if weighted else 1 / N_ROWS, terms)
+        batch = rows.take(lean(torch.arange(N_ROWS).expand(n_networks, -1)))
+        closed_form(batch, stacked_targets, scale if weighted else scale[0], terms)
         losses = loss.row_losses(terms, stacked_targets)
 
     difference = (network.flat.grad - expected).norm() / expected.norm()
@@ -103,13 +104,15 @@ def test_buffers_are_reused_without_a_trace(n_networks, sparse):
     network = _network((N_FEATURES, 4, 3), "relu", n_networks, sparse)
     closed_form = ClosedForm(network, loss, 4)
     terms = lean(torch.empty(n_networks, 1, 4, dtype=torch.float64))
-    batch = rows.batch(4, n_networks)
+    chosen_now = lean(torch.zeros(n_networks, 4, dtype=torch.int64))
+    (load,) = rows.loads(chosen_now, [4])
     chosen = [torch.tensor([0, 1, 2, 3]), torch.tensor([4, 5, 6, 7]), torch.tensor([0, 1, 2, 3])]
     gradients = []
     with torch.no_grad():
         for indices in chosen:
             stacked = lean(targets[:, indices].expand(n_networks, -1, -1))
-            closed_form(batch.load(lean(indices.expand(n_networks, -1))), stacked, 0.25, terms)
+            chosen_now.copy_(lean(indices.expand(n_networks, -1)))
+            closed_form(*load(), stacked, torch.tensor(0.25).double(), terms)
             gradients.append(network.flat.grad.clone())
     assert torch.equal(gradients[0], gradients[2])
     assert not torch.equal(gradients[0], gradients[1])

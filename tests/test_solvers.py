@@ -36,7 +36,7 @@ def _descend(network, solver):
     for gradient in _gradients(network):
         network.flat.grad.copy_(gradient)
         with torch.no_grad():
-            solver.step()
+            solver.step(*solver.rates(1))
     return network.flat.detach().numpy()
 
 
@@ -138,7 +138,7 @@ def test_a_reduced_and_pickled_solver_goes_on_as_before(solver):
     for gradient in gradients:
         reduced.flat.grad.copy_(gradient)
         with torch.no_grad():
-            copy.step()
+            copy.step(*copy.rates(1))
     np.testing.assert_allclose(reduced.flat.detach().numpy(), expected, rtol=1e-13)
 
 

@@ -10,9 +10,12 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.utils import gen_batches, shuffle
 
-from sktorch_mlp._data import MiniBatches, Rows, Shuffler, TrainingData
+from sktorch_mlp import _capture
+from sktorch_mlp import _data as _data_module
+from sktorch_mlp._data import MiniBatches, Segment, Shuffler, TrainingData
 from sktorch_mlp._losses import LogLoss
 from sktorch_mlp._network import StackedMLP, initial_parameters
+from sktorch_mlp._rows import Rows
 from sktorch_mlp._solvers import SGD, Adam
 from sktorch_mlp._training import Progress, TrainingOptions, train
 
@@ -21,14 +24,16 @@ N_ROWS = 150
 UNITS = (64, 12, 8, 10)
 
 
-def _data(*, sparse=False, weighted=False, validation=False):
+def _data(n_networks=1, *, sparse=False, weighted=False, validation=False):
     X, y = load_digits(return_X_y=True)
     X, y = X[:N_ROWS] / 16, y[:N_ROWS]
     weights = torch.from_numpy(np.random.RandomState(3).uniform(0.1, 2, N_ROWS)) if weighted else None
-    rows = np.random.RandomState(4).permutation(N_ROWS)
-    train_rows, validation_rows = (rows[:110], rows[110:]) if validation else (np.arange(N_ROWS), None)
+    order = np.random.RandomState(4).permutation(N_ROWS)
     rows = Rows.of(sp.csr_array(X) if sparse else X, CPU)
-    return TrainingData(rows, torch.from_numpy(y)[None], weights, train_rows, validation_rows)
+    data = TrainingData(rows, torch.from_numpy(y)[None], weights, [np.arange(N_ROWS)] * n_networks)
+    if validation:
+        data = replace(data, train=[order[:110]] * n_networks, validation=[order[110:]] * n_networks)
+    return data
 
 
 def _train(data, seeds, solver, options, sparse=False):
@@ -38,7 +43,7 @@ def _train(data, seeds, solver, options, sparse=False):
     for k, seed in enumerate(seeds):
         random_state = np.random.RandomState(seed)
         network.load(k, *initial_parameters(UNITS, "relu", random_state))
-        shufflers.append(Shuffler(data.train, random_state))
+        shufflers.append(Shuffler(data.train[k], random_state))
     train(network, solver, LogLoss(10), data, shufflers, options, progress)
     return network.flat.detach(), progress
 
@@ -88,11 +93,11 @@ def _invscaling(networks):
     ids=lambda kind: "-".join(kind) or "plain",
 )
 def test_a_stack_trains_as_each_network_alone(make_solver, kind):
-    data = _data(**kind)
+    data = _data(len(SEEDS), **kind)
     sparse = data.rows.is_sparse
     flat, progress = _train(data, SEEDS, make_solver(range(4)), DIFFERENT, sparse)
     for k, seed in enumerate(SEEDS):
-        alone, (alone_progress,) = _train(data, [seed], make_solver([k]), [DIFFERENT[k]], sparse)
+        alone, (alone_progress,) = _train(data.keep([k]), [seed], make_solver([k]), [DIFFERENT[k]], sparse)
         assert progress[k].n_iter == alone_progress.n_iter
         assert progress[k].outcome == alone_progress.outcome
         np.testing.assert_allclose(progress[k].loss_curve, alone_progress.loss_curve, rtol=1e-9)
@@ -103,60 +108,159 @@ def test_a_stack_trains_as_each_network_alone(make_solver, kind):
 
 
 def test_the_solver_of_a_stack_can_go_on():
-    data = _data()
+    data = _data(2)
     options = [replace(OPTIONS, max_iter=3), replace(OPTIONS, max_iter=6)]
     solver, alone_solver = _adam([0, 1]), _adam([1])
     _train(data, [0, 1], solver, options)
-    _train(data, [1], alone_solver, options[1:])
+    _train(data.keep([1]), [1], alone_solver, options[1:])
     assert solver.n_steps == [3 * 5, 6 * 5]
     for name in Adam.moments:
         np.testing.assert_allclose(getattr(solver, name)[1], getattr(alone_solver, name)[0], rtol=1e-9, atol=1e-15)
 
 
 def test_a_diverging_network_leaves_the_others_alone():
-    data = _data()
+    data = _data(3)
     rates = [0.1, 1e200, 0.05]
     solver = SGD(rates, [0.9] * 3, True, "constant", [0.5] * 3)
     flat, progress = _train(data, [0, 1, 2], solver, [OPTIONS] * 3)
     assert [p.outcome for p in progress][1] == "diverged"
     assert not math.isfinite(progress[1].loss_curve[-1])
     for k in (0, 2):
-        alone, (alone_progress,) = _train(data, [k], SGD([rates[k]], [0.9], True, "constant", [0.5]), [OPTIONS])
+        alone, (alone_progress,) = _train(
+            data.keep([k]), [k], SGD([rates[k]], [0.9], True, "constant", [0.5]), [OPTIONS]
+        )
         np.testing.assert_allclose(progress[k].loss_curve, alone_progress.loss_curve, rtol=1e-9)
         np.testing.assert_allclose(flat[k], alone[0], rtol=1e-9, atol=1e-12)
 
 
+@pytest.fixture(params=[2**17, 128, 64, 1], ids=lambda rows: f"segments of {rows} rows")
+def segment_rows(request, monkeypatch):
+    monkeypatch.setattr(_data_module, "_SEGMENT_ROWS", request.param)
+
+
 @pytest.mark.parametrize("n_networks", [1, 3])
-def test_mini_batches_are_sklearns(n_networks):
-    data = _data(weighted=True)
-    shufflers = [Shuffler(data.train, np.random.RandomState(seed)) for seed in range(n_networks)]
+def test_mini_batches_are_sklearns(n_networks, segment_rows):
+    data = _data(n_networks, weighted=True)
+    shufflers = [Shuffler(data.train[0], np.random.RandomState(seed)) for seed in range(n_networks)]
     minibatches = MiniBatches(data, shufflers, 64)
     expected_rows = [np.arange(N_ROWS)] * n_networks
     streams = [np.random.RandomState(seed) for seed in range(n_networks)]
-    assert minibatches.sizes == [64, 64, 22]
-    for _ in range(3):
+    for epoch in range(3):
         expected_rows = [shuffle(rows, random_state=s) for rows, s in zip(expected_rows, streams, strict=True)]
-        epoch = minibatches.next_epoch()
-        targets = epoch.targets.reshape(n_networks, N_ROWS)
-        for batch_slice, batch, scale in zip(gen_batches(N_ROWS, 64), epoch.batches, epoch.scales, strict=True):
-            for k, rows in enumerate(expected_rows):
-                chosen = rows[batch_slice]
-                X = batch._rows.reshape(n_networks, len(chosen), 64)[k]
-                assert torch.equal(X, data.rows.X[chosen])
-                assert torch.equal(targets[k, batch_slice], data.targets[0, chosen])
-                weights = data.weights[chosen]
-                torch.testing.assert_close(scale.reshape(n_networks, -1)[k], weights / weights.sum())
+        slices = gen_batches(N_ROWS, 64)
+        if epoch == 1:
+            minibatches.shuffle_ahead()
+        for segment in minibatches.next_epoch():
+            for batch, targets, scale in zip(segment.batches(), segment.target_parts, segment.scales, strict=True):
+                batch_slice = next(slices)
+                for k, rows in enumerate(expected_rows):
+                    chosen = rows[batch_slice]
+                    X = batch._rows.reshape(n_networks, len(chosen), 64)[k]
+                    assert torch.equal(X, data.rows.X[chosen])
+                    assert torch.equal(targets.reshape(n_networks, -1)[k], data.targets[0, chosen])
+                    weights = data.weights[chosen]
+                    torch.testing.assert_close(scale.reshape(n_networks, -1)[k], weights / weights.sum())
+        assert next(slices, None) is None
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
+def test_segments_do_not_change_the_numbers(weighted, segment_rows):
+    data = _data(2, weighted=weighted)
+    flat, progress = _train(data, [0, 1], _adam([0, 1]), [replace(OPTIONS, max_iter=3)] * 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_data_module, "_SEGMENT_ROWS", 2**17)
+        expected, expected_progress = _train(data, [0, 1], _adam([0, 1]), [replace(OPTIONS, max_iter=3)] * 2)
+    # A segment's sums of weights are taken in an order that depends on its length.
+    torch.testing.assert_close(flat, expected, rtol=1e-12, atol=1e-14)
+    for ours, theirs in zip(progress, expected_progress, strict=True):
+        np.testing.assert_allclose(ours.loss_curve, theirs.loss_curve, rtol=1e-13)
 
 
 def test_one_batch_of_all_rows_is_gathered_once_but_draws_as_often():
     data = _data()
     random_state, expected = np.random.RandomState(0), np.random.RandomState(0)
-    minibatches = MiniBatches(data, [Shuffler(data.train, random_state)], N_ROWS)
-    first, second = minibatches.next_epoch(), minibatches.next_epoch()
+    minibatches = MiniBatches(data, [Shuffler(data.train[0], random_state)], N_ROWS)
+    batches = []
     for _ in range(2):
+        (segment,) = minibatches.next_epoch()
+        batches += segment.batches()
         expected.permutation(N_ROWS)
-    assert first is second
+    assert batches[0] is batches[1]
+    assert batches[0]._rows.data_ptr() == data.rows.X.data_ptr()
     assert random_state.randint(2**31) == expected.randint(2**31)
+
+
+@pytest.mark.parametrize("batch_size", [32, 200])
+@pytest.mark.parametrize("kind", [{}, {"weighted": True}, {"sparse": True}, {"validation": True}], ids="-".join)
+def test_networks_on_other_rows_and_targets_train_as_each_alone(kind, batch_size):
+    """Rows, numbers of rows, targets and weights differ from network to network."""
+    data = _data(3, **kind)
+    rng = np.random.RandomState(5)
+    many, fewer = rng.permutation(N_ROWS)[:128], rng.permutation(N_ROWS)[:125]
+    data.train = [many, fewer, np.sort(many)]
+    if data.validation is not None:
+        data.validation = [rng.permutation(N_ROWS)[:n] for n in (20, 19, 20)]
+    n_sets = 2
+    data.targets = torch.cat([data.targets, data.targets.flip(-1)], -1)
+    data.weights = None if data.weights is None else torch.cat([data.weights, data.weights.flip(-1)])
+    data.shifts = [0, N_ROWS, N_ROWS]
+    assert data.targets.shape[-1] == n_sets * N_ROWS
+    options = [replace(OPTIONS, batch_size=min(batch_size, len(rows)), max_iter=6) for rows in data.train]
+    sparse = data.rows.is_sparse
+    flat, progress = _train(data, [0, 1, 2], _adam([0, 1, 2]), options, sparse)
+    for k in range(3):
+        alone, (alone_progress,) = _train(data.keep([k]), [k], _adam([k]), [options[k]], sparse)
+        assert progress[k].n_iter == alone_progress.n_iter
+        assert progress[k].n_rows_seen == alone_progress.n_rows_seen
+        np.testing.assert_allclose(progress[k].loss_curve, alone_progress.loss_curve, rtol=1e-9)
+        np.testing.assert_allclose(progress[k].validation_scores, alone_progress.validation_scores, rtol=1e-12)
+        np.testing.assert_allclose(flat[k], alone[0], rtol=1e-9, atol=1e-12)
+
+
+def test_unlike_numbers_of_batches_do_not_stack():
+    data = _data(2)
+    data.train = [np.arange(64), np.arange(65)]
+    with pytest.raises(ValueError, match="64 and 65 rows"):
+        MiniBatches(data, [Shuffler(rows, None) for rows in data.train], 64)
+
+
+class _FakeGraph:
+    """A graph without a GPU: to replay is to run the function again, with the arguments of its recording."""
+
+    recorded = 0
+
+    def __init__(self, function):
+        self._function, self._fresh = function, True
+        self.result = function().clone()
+        _FakeGraph.recorded += 1
+
+    def replay(self):
+        if not self._fresh:  # recording has run the function for real here
+            self.result.copy_(self._function())
+        self._fresh = False
+
+
+@pytest.mark.parametrize("make_solver", [_adam, _sgd, _invscaling])
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
+def test_captured_steps_train_as_others(make_solver, weighted, monkeypatch):
+    """What a graph replays must depend on nothing but tensors that stay in place."""
+    data = _data(4, weighted=weighted)
+    monkeypatch.setattr(_data_module, "_SEGMENT_ROWS", 64)  # two batches a segment, the last one short
+    expected, expected_progress = _train(data, SEEDS, make_solver(range(4)), DIFFERENT)
+
+    init = Segment.__init__
+
+    def capturable(segment, *args, **kwargs):
+        init(segment, *args, **kwargs)
+        segment.can_be_captured = len(args[2]) > 1  # rates of one network on the CPU are no tensors
+
+    monkeypatch.setattr(Segment, "__init__", capturable)
+    monkeypatch.setattr(_capture, "CudaGraph", _FakeGraph)
+    _FakeGraph.recorded = 0
+    flat, progress = _train(data, SEEDS, make_solver(range(4)), DIFFERENT)
+    assert _FakeGraph.recorded >= 2
+    assert torch.equal(flat, expected)
+    assert [p.loss_curve for p in progress] == [p.loss_curve for p in expected_progress]
 
 
 def test_training_goes_on_where_it_stopped():
@@ -167,11 +271,11 @@ def test_training_goes_on_where_it_stopped():
         network = StackedMLP(UNITS, "relu", dtype=torch.float64)
         random_state = np.random.RandomState(0)
         network.load(0, *initial_parameters(UNITS, "relu", random_state))
-        shuffler, solver, progress = Shuffler(data.train, random_state), _adam([1]), Progress()
+        shuffler, solver, progress = Shuffler(data.train[0], random_state), _adam([1]), Progress()
         for _ in range(n_fits):
             train(network, solver, LogLoss(10), data, [shuffler], [replace(OPTIONS, max_iter=max_iter)], [progress])
         runs.append((network.flat.detach(), progress))
     (whole, progress), (pieces, pieces_progress) = runs
     assert progress.loss_curve == pieces_progress.loss_curve
-    assert progress.n_rows_seen == pieces_progress.n_rows_seen == 6 * len(data.train)
+    assert progress.n_rows_seen == pieces_progress.n_rows_seen == 6 * len(data.train[0])
     assert torch.equal(whole, pieces)

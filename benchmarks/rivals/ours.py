@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from benchmarks.problems import Problem
-from sktorch_mlp import MLPTorchClassifier
+from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
+
+from . import Fitted, _estimator
 
 
-def fit(problem: Problem, X: np.ndarray, y: np.ndarray, seed: int, device: str, dtype: str = "auto") -> list[float]:
-    """Fit an MLPTorchClassifier; apart from `device` and `dtype` the call is scikit-learn's."""
-    return MLPTorchClassifier(**problem.mlp_params(seed), device=device, dtype=dtype).fit(X, y).loss_curve_
+def fit(problem: Problem, X: Any, y: np.ndarray, seed: int, device: str, dtype: str = "auto") -> Fitted:
+    """Fit our estimator; apart from `device` and `dtype` the call is scikit-learn's."""
+    estimator = MLPTorchRegressor if problem.kind == "regressor" else MLPTorchClassifier
+    return _estimator.fit(estimator(**problem.mlp_params(seed), device=device, dtype=dtype), problem, X, y)

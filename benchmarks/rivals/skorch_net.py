@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from skorch import NeuralNetClassifier
 
+from benchmarks.gates import Outcome
 from benchmarks.problems import Problem
 
+from . import Fitted
 from ._module import MLP
 
 
-def fit(problem: Problem, X: np.ndarray, y: np.ndarray, seed: int, device: str) -> list[float]:
+def fit(problem: Problem, X: np.ndarray, y: np.ndarray, seed: int, device: str) -> Fitted:
     """Fit a NeuralNetClassifier with skorch's defaults, but for what the comments say."""
     torch.manual_seed(seed)
     net = NeuralNetClassifier(
@@ -27,4 +29,5 @@ def fit(problem: Problem, X: np.ndarray, y: np.ndarray, seed: int, device: str) 
         verbose=0,  # default: a line is printed each epoch, which takes longer
         device=device,
     )
-    return net.fit(X, y).history[:, "train_loss"]
+    losses = net.fit(X, y).history[:, "train_loss"]
+    return Fitted(Outcome(losses[-1], len(losses)), net)

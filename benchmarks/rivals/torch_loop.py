@@ -1,4 +1,4 @@
-"""The training loop of the PyTorch tutorials."""
+"""Plain PyTorch: the training loop of its tutorials, and the module it trains."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.gates import Outcome
 from benchmarks.problems import Problem
 
+from . import Fitted
 from ._module import MLP
 
 
-def fit(problem: Problem, X: np.ndarray, y: np.ndarray, seed: int, device: str) -> list[float]:
+def fit(problem: Problem, X: np.ndarray, y: np.ndarray, seed: int, device: str) -> Fitted:
     """Train as a tutorial does, without weight decay."""
     torch.manual_seed(seed)
     loader = DataLoader(
@@ -20,7 +22,6 @@ def fit(problem: Problem, X: np.ndarray, y: np.ndarray, seed: int, device: str) 
     model = MLP(problem).to(device)
     criterion = torch.nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
-    loss_curve = []
     for _ in range(problem.epochs):
         total = 0.0
         for X_batch, y_batch in loader:
@@ -30,5 +31,21 @@ def fit(problem: Problem, X: np.ndarray, y: np.ndarray, seed: int, device: str) 
             loss.backward()
             optimizer.step()
             total += loss.item() * len(y_batch)
-        loss_curve.append(total / problem.rows)
-    return loss_curve
+    return Fitted(Outcome(total / problem.rows, problem.epochs), _Predictor(model, device))
+
+
+class _Predictor:
+    """The trained module, on all rows at once."""
+
+    def __init__(self, model: MLP, device: str) -> None:
+        self._model, self._device = model.eval(), device
+
+    @torch.no_grad()
+    def _logits(self, X: np.ndarray) -> torch.Tensor:
+        return self._model(torch.from_numpy(X).to(self._device))
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        return self._logits(X).argmax(1).cpu().numpy()
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        return self._logits(X).softmax(1).cpu().numpy()

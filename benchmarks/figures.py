@@ -1,0 +1,153 @@
+"""Pictures of the results; matplotlib is imported only when one is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .runner import Row, Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+_BLUE, _SKY, _GREEN, _ORANGE, _VERMILION = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00"
+_STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+_WIDTH = 8.0  # inches, some 800 pixels in a README
+
+
+def check_matplotlib() -> None:
+    """Say what to install before time is spent on a picture that cannot be drawn.
+
+    Raises
+    ------
+    SystemExit
+        If matplotlib is missing.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise SystemExit("--figure needs matplotlib: pip install matplotlib") from None
+
+
+@contextmanager
+def _figure(path: Path, height: float) -> Iterator[Figure]:
+    """A figure to draw into, which is then written."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        yield figure
+        figure.savefig(path, dpi=150)
+
+
+def bars(rows: Sequence[Row], path: Path, label: str) -> None:
+    """Draw ratios as bars from 1, with their spread, on a logarithmic axis.
+
+    Columns in which lower is better are left out, as are results that differ.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Titles are broken at their first comma.
+    path : Path
+        Its suffix is the format.
+    label : str
+        Of the axis.
+    """
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    drawn = [{title: v for title, v in row.verdicts.items() if v is not None and _is_drawn(v)} for row in rows]
+    titles = list(dict.fromkeys(title for verdicts in drawn for title in verdicts))
+    colours = dict(zip(titles, (_BLUE, _SKY, _GREEN, _ORANGE, _VERMILION), strict=False))
+    with _figure(path, height=1.0 + sum(0.16 * len(verdicts) + 0.2 for verdicts in drawn)) as figure:
+        axes = figure.add_subplot()
+        ticks, bottom = [], 0.0
+        for verdicts in drawn:
+            ticks.append(bottom + (len(verdicts) - 1) / 2)
+            for title, verdict in verdicts.items():
+                axes.barh(bottom, verdict.ratio - 1, left=1, height=0.85, color=colours[title])
+                axes.plot([min(verdict.ratios), max(verdict.ratios)], [bottom] * 2, color="black", linewidth=1)
+                bottom += 1
+            bottom += 1.2
+        axes.set_yticks(ticks, [row.title.replace(", ", "\n", 1) for row in rows])
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(bottom - 1.2, -1)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.grid(axis="x", color="0.85")
+        axes.set_axisbelow(True)
+        axes.axvline(1, color="black", linewidth=1)
+        axes.set_xlabel(f"{label} (right of 1 ours is faster)")
+        handles = [Patch(color=colours[title], label=title) for title in titles]
+        figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+
+
+def _is_drawn(verdict: Verdict) -> bool:
+    return not (verdict.comparison.lower_is_better or verdict.mismatches)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Times of one contestant.
+
+    Attributes
+    ----------
+    panel : str
+        Label of its x axis.
+    label : str
+        In the legend.
+    sizes : list of int
+    seconds : list of float
+    is_ours : bool
+    is_second : bool
+        Whether it is the contestant's second in its panel.
+    """
+
+    panel: str
+    label: str
+    sizes: list[int]
+    seconds: list[float]
+    is_ours: bool
+    is_second: bool
+
+
+def panels(curves: Sequence[Curve], path: Path) -> None:
+    """Draw seconds a fit in log-log scale, a panel a quantity.
+
+    Parameters
+    ----------
+    curves : sequence of Curve
+    path : Path
+        Its suffix is the format.
+    """
+    from matplotlib.ticker import NullFormatter
+
+    names = list(dict.fromkeys(curve.panel for curve in curves))
+    with _figure(path, height=3.4) as figure:
+        panels = dict(zip(names, figure.subplots(1, len(names), sharey=True), strict=True))
+        for curve in curves:
+            colour, marker = _BLUE if curve.is_ours else _VERMILION, "s" if curve.is_second else "o"
+            style = "--" if curve.is_second else "-"
+            panels[curve.panel].plot(
+                curve.sizes, curve.seconds, style, marker=marker, markersize=4, color=colour, label=curve.label
+            )
+        for name, axes in panels.items():
+            axes.set(xscale="log", yscale="log", xlabel=name)
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.grid(color="0.85")
+        panels[names[0]].set_ylabel("seconds a fit")
+        legend = {
+            label: handle
+            for axes in panels.values()
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(legend.values(), legend.keys(), loc="outside upper center", ncols=len(legend), frameon=False)
