@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sklearn.exceptions import ConvergenceWarning
 
-from . import configurations, figures, fits, imports, memory, predict, scaling
+from . import configurations, figures, fits, imports, memory, predict, scaling, search
 from .arguments import positive, scale
 from .report import environment, to_json
 from .runner import SkippedError, limit_threads
@@ -23,6 +23,7 @@ from .runner import SkippedError, limit_threads
 COMMANDS = {
     "fits": fits,
     "predict": predict,
+    "search": search,
     "scaling": scaling,
     "memory": memory,
     "configurations": configurations,

@@ -89,7 +89,7 @@ def summary(rows: Sequence[Row], args: argparse.Namespace) -> str:
         peaks.append([row.title, *(spread([m.value for m in own]) for own in (rival, ours))])
     return "\n".join(
         [
-            "Peak memory of a fit, less what was in use before it, X included: median (lowest–highest) of "
+            "Peak memory of X and its fit, less what else was in use before: median (lowest–highest) of "
             f"{args.repeats} processes.\n",
             markdown(
                 ["X", "scikit-learn, in sizes of X (lower is better)", "ours, in sizes of X (lower is better)"], peaks
@@ -133,7 +133,7 @@ def peak_of_fit(name: str, case: Case, device: str, n_threads: int | None, seed:
     Returns
     -------
     measurement : Measurement
-        What the peak added to the memory in use, in sizes of X, and what the fit came to.
+        X and what the peak added to the memory in use, in sizes of X, and what the fit came to.
     """
     contestant, problem, short = CONTESTANTS[name], case.problem, case.problem.warm_up()
     with limit_threads(n_threads), warnings.catch_warnings():
@@ -149,7 +149,7 @@ def peak_of_fit(name: str, case: Case, device: str, n_threads: int | None, seed:
         before = _memory("VmRSS")
         result = outcome(contestant, problem, X, y, device, seed)
         added = max(_memory("VmHWM") - before, resource.getpagesize())  # memory is counted in pages
-        return Measurement(added / _n_bytes(X), result)
+        return Measurement(1 + added / _n_bytes(X), result)
 
 
 def _give_back_free_memory() -> None:

@@ -26,11 +26,13 @@ from ._data import Shuffler, TrainingData
 from ._device import compute_threads, is_available, resolve_device, single_threaded_blas, training_dtype
 from ._gradients import BLOCK_SIZE, Predictor
 from ._losses import Loss
+from ._meeting import train_fit
 from ._network import StackedMLP, initial_parameters, sequential
 from ._rows import Rows
 from ._solvers import SGD, Adam, Solver
+from ._stacking import Fit
 from ._state import FitState
-from ._training import DivergenceError, Progress, TrainingOptions, train, train_lbfgs
+from ._training import DivergenceError, Progress, TrainingOptions, train_lbfgs
 
 _Warnings = list[tuple[str, type[Warning]]]
 _INTERRUPTED = ("Training interrupted by user.", UserWarning)
@@ -213,10 +215,12 @@ class BaseMLPTorch(BaseEstimator, ABC):
         if self.batch_size != "auto" and self.batch_size > n_rows:
             messages += [_BATCH_SIZE_CLIPPED]
         options = self._training_options(n_rows, 1 if incremental else self.max_iter)
-        shuffler = Shuffler(data.train[0], random_state if self.shuffle else None)
+        # The order of a single batch does not matter, nor does a stream that ends with the fit.
+        shuffles = self.shuffle and not (options.batch_size == n_rows and isinstance(self.random_state, Integral))
+        shuffler = Shuffler(data.train[0], random_state if shuffles else None)
         n_steps = n_rows / options.batch_size * options.max_iter
         with compute_threads(network.n_coefs * options.batch_size, n_steps):
-            train(network, state.solver, loss, data, [shuffler], [options], [progress])
+            train_fit(Fit(network, state.solver, loss, data, shuffler, options, progress))
 
         finite = _all_finite(network.flat)
         if progress.outcome == "diverged" or not finite:
@@ -306,8 +310,6 @@ class BaseMLPTorch(BaseEstimator, ABC):
             multi_output=True,
             y_numeric=not is_classifier(self),
             dtype=dtypes,
-            # Rows of mini-batches are gathered, which in column order (that of most frames) touches all of X.
-            order=None if self.solver == "lbfgs" else "C",
             reset=not resuming,
         )
         if sample_weight is not None:
@@ -427,7 +429,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
         made_of = [*self.coefs_, *self.intercepts_, self.activation]
         predictor = self._state.keep("predictor", made_of, make) if views else make()
         rows = Rows.of(X, self.device_, dtype)
-        with torch.no_grad(), compute_threads(BLOCK_SIZE * predictor.n_coefs, len(rows) / BLOCK_SIZE):
+        with torch.no_grad(), compute_threads(min(len(rows), BLOCK_SIZE) * predictor.n_coefs):
             return predictor(rows).cpu().numpy()
 
     def _is_valid(self, X: Any) -> bool:

@@ -26,7 +26,7 @@ class CudaGraph:
 
     def __init__(self, function: Callable[[], Tensor]) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # others may use the GPU
             self.result = function()
 
     def replay(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +34,8 @@ class TrainingData:
         Indices of each network's training rows.
     validation : sequence of ndarray of shape (n_validation,) or None
         Indices of each network's validation rows of early stopping.
-    shifts : sequence of int, default=()
-        What to add to a network's indices to find targets and weights; () for nothing.
+    starts : sequence of (int, int), default=()
+        Where a network's rows, and where its targets and weights start; () for 0 in all cases.
     """
 
     rows: Rows
@@ -42,7 +43,7 @@ class TrainingData:
     weights: Tensor | None
     train: Sequence[np.ndarray]
     validation: Sequence[np.ndarray] | None = None
-    shifts: Sequence[int] = ()
+    starts: Sequence[tuple[int, int]] = ()
 
     def keep(self, networks: Sequence[int]) -> TrainingData:
         """The data of these networks."""
@@ -50,7 +51,7 @@ class TrainingData:
             self,
             train=[self.train[k] for k in networks],
             validation=None if self.validation is None else [self.validation[k] for k in networks],
-            shifts=[self.shifts[k] for k in networks] if self.shifts else (),
+            starts=[self.starts[k] for k in networks] if self.starts else (),
         )
 
     def stack(self, rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
@@ -61,9 +62,10 @@ class TrainingData:
         n_rows = max(map(len, rows))
         filled = [np.pad(r, (0, n_rows - len(r)), constant_values=r[0]) if len(r) < n_rows else r for r in rows]
         indices = lean(as_tensor(np.stack(filled), self.rows.device))
-        if not any(self.shifts):
+        if not self.starts:
             return indices, indices
-        return indices, indices + lean(torch.tensor(self.shifts, device=indices.device).unsqueeze(-1))
+        row_starts, target_starts = torch.tensor(self.starts, device=indices.device).T.unsqueeze(-1)
+        return indices + lean(row_starts), indices + lean(target_starts)
 
     def take_targets(self, target_rows: Tensor) -> Tensor:
         """Targets at these indices, of shape ([n_networks,] n_targets, n_rows)."""
@@ -88,6 +90,17 @@ class Shuffler:
     def __init__(self, rows: np.ndarray, random_state: np.random.RandomState | None) -> None:
         self._rows, self._random_state = rows, random_state
         self._is_ahead = False
+
+    def mark(self) -> tuple[Any, ...]:
+        """Note where the stream stands, for `rewind`."""
+        state = None if self._random_state is None else self._random_state.get_state()
+        return self._rows, self._is_ahead, state
+
+    def rewind(self, mark: tuple[Any, ...]) -> None:
+        """Go back to a mark."""
+        self._rows, self._is_ahead, state = mark
+        if self._random_state is not None:
+            self._random_state.set_state(state)
 
     def shuffle_ahead(self) -> None:
         """Shuffle for the next epoch already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -88,7 +89,7 @@ _thread_setting = 0  # the user's, while fits have their own
 
 
 @contextmanager
-def compute_threads(step_size: int, n_steps: float) -> Iterator[None]:
+def compute_threads(step_size: int, n_steps: float = math.inf) -> Iterator[None]:
     """Compute on as many threads as pay, at most the user's; the user's setting comes back.
 
     Small steps and short jobs run on one thread, and so does all inside joblib's pool of
@@ -99,8 +100,8 @@ def compute_threads(step_size: int, n_steps: float) -> Iterator[None]:
     ----------
     step_size : int
         Multiply-adds of a training step, or of a block of predictions.
-    n_steps : float
-        Steps or blocks, at most.
+    n_steps : float, default=inf
+        Steps, at most; for predictions, which do not alternate with the products of others, leave it out.
     """
     global _thread_users, _thread_setting
     if step_size >= _LARGE_STEP and step_size * n_steps >= _LONG_JOB and not _in_thread_pool():

@@ -111,9 +111,12 @@ def _take_csr_beta_warning() -> None:
 #: what makes calls few.
 _GATHER_BYTES = {"cpu": 2**18, "other": 2**26}
 
-#: Bytes of X up to which it is cast as a whole. A larger copy costs more, in memory and in
-#: its first use, than casting the rows of each batch.
-_CAST_AT_ONCE = 2**24
+#: Bytes of X up to which it is cast, or brought into row order, as a whole. A larger copy costs
+#: more, in memory and in its first use, than to do so with the rows of each batch.
+_COPY_AT_ONCE = 2**24
+#: In column order, that of most frames, all columns are touched for each batch. They are gathered
+#: for many batches at once: this part of all rows.
+_COLUMN_SHARE = 1 / 32
 
 
 @dataclass
@@ -154,7 +157,7 @@ class Rows:
             rows.data = _cast(as_tensor(rows.data), torch_dtype).numpy()
             return cls(rows, device, torch_dtype)
         tensor = as_tensor(X)
-        if device.type != "cpu" or tensor.nbytes <= _CAST_AT_ONCE:
+        if device.type != "cpu" or tensor.nbytes <= _COPY_AT_ONCE:
             tensor = _cast(tensor, torch_dtype).to(device)
         return cls(tensor, device, torch_dtype)
 
@@ -201,12 +204,15 @@ class Rows:
         n_networks = len(indices) if indices.ndim == 2 else 1
         batch_bytes = n_networks * sizes[0] * self.X.shape[1] * self.dtype.itemsize
         budget = _GATHER_BYTES["cpu" if self.device.type == "cpu" else "other"]
+        X, axis = self.X, 0
+        if X.stride(-1) != 1 and X.stride(0) == 1 and X.nbytes > _COPY_AT_ONCE:
+            X, axis = X.mT, 1
+            budget = max(budget, int(_COLUMN_SHARE * X.nbytes))
         n_at_once = max(1, budget // max(1, batch_bytes))
         groups = [list(sizes[start : start + n_at_once]) for start in range(0, len(sizes), n_at_once)]
-        buffer = self.X.new_empty(n_networks * sum(groups[0]), self.X.shape[1], dtype=self.dtype)
-        to_cast = None if self.X.dtype == self.dtype else torch.empty_like(buffer, dtype=self.X.dtype)
+        gather = _Gather(X.contiguous(), axis, n_networks * sum(groups[0]), self.dtype)
         parts = indices.split([sum(group) for group in groups], -1)
-        return [_DenseLoad(self.X, part, group, buffer, to_cast) for part, group in zip(parts, groups, strict=True)]
+        return [_DenseLoad(gather, part, group) for part, group in zip(parts, groups, strict=True)]
 
     def __getitem__(self, rows: slice | np.ndarray) -> Rows:
         """Some rows: a view for a slice of dense rows, else a copy."""
@@ -215,23 +221,46 @@ class Rows:
         return replace(self, X=self.X[rows])
 
 
-class _DenseLoad:
-    """Gathers the rows of some mini-batches into a buffer that serves all."""
+class _Gather:
+    """Gathers rows of X into a buffer; X is in row order (axis 0), or transposed (axis 1)."""
 
-    def __init__(self, X: Tensor, indices: Tensor, sizes: list[int], buffer: Tensor, to_cast: Tensor | None) -> None:
+    def __init__(self, X: Tensor, axis: int, n_rows: int, dtype: torch.dtype) -> None:
+        self._X, self._axis, self._is_cast = X, axis, X.dtype != dtype
+        n_features = X.shape[1 - axis]
+        self._buffer = X.new_empty(n_rows * n_features, dtype=dtype)
+        self._to_cast = X.new_empty(n_rows * n_features if self._is_cast else 0)
+
+    def _rows(self, buffer: Tensor, n_rows: int) -> Tensor:
+        return buffer[: n_rows * self._X.shape[1 - self._axis]].view(
+            *((n_rows, -1) if self._axis == 0 else (-1, n_rows))
+        )
+
+    def view(self, n_rows: int) -> Tensor:
+        """What `__call__` fills, of shape (n_rows, n_features)."""
+        rows = self._rows(self._buffer, n_rows)
+        return rows if self._axis == 0 else rows.mT
+
+    def __call__(self, indices: Tensor) -> None:
+        """Gather the rows of these indices."""
+        out = self._rows(self._buffer, len(indices))
+        if self._is_cast:
+            to_cast = self._rows(self._to_cast, len(indices))
+            out.copy_(torch.index_select(self._X, self._axis, indices, out=to_cast))
+        else:
+            torch.index_select(self._X, self._axis, indices, out=out)
+
+
+class _DenseLoad:
+    """Gathers the rows of some mini-batches."""
+
+    def __init__(self, gather: _Gather, indices: Tensor, sizes: list[int]) -> None:
         n_networks = len(indices) if indices.ndim == 2 else 1
-        n_rows = n_networks * sum(sizes)
-        self._X, self._indices = X, indices
-        self._gathered = buffer[:n_rows]
-        self._to_cast = None if to_cast is None else to_cast[:n_rows]
-        batches = self._gathered.unflatten(0, (n_networks, -1)).split(sizes, 1)
-        self._batches = [DenseBatch(lean(batch)) for batch in batches]
+        self._gather, self._indices = gather, indices
+        rows = gather.view(n_networks * sum(sizes)).unflatten(0, (n_networks, -1))
+        self._batches = [DenseBatch(lean(batch)) for batch in rows.split(sizes, 1)]
 
     def __call__(self) -> Sequence[Batch]:
-        if self._to_cast is None:
-            torch.index_select(self._X, 0, self._indices.flatten(), out=self._gathered)
-        else:
-            self._gathered.copy_(torch.index_select(self._X, 0, self._indices.flatten(), out=self._to_cast))
+        self._gather(self._indices.flatten())
         return self._batches
 
 

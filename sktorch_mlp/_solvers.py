@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 
 from ._network import StackedMLP, lean
+
+
+#: What a step is called with: a number or tensor for the whole stack, or a number a network.
+Rate = Any
 
 
 def per_network(values: Sequence[float], like: Tensor) -> float | Tensor:
@@ -67,12 +71,16 @@ class Solver(ABC):
         self._grads = lean(network.grad)
         self._prepare()
 
+    def kind(self) -> Hashable:
+        """Solvers of equal kind can update one stack."""
+        return type(self)
+
     @abstractmethod
     def _prepare(self) -> None:
         """Derive what a step needs from the settings and moments."""
 
     @abstractmethod
-    def rates(self, n_steps: int) -> Iterable[float | Tensor]:
+    def rates(self, n_steps: int) -> Iterable[Rate]:
         """What the next `n_steps` steps are to be called with, one after the other.
 
         Tensors are the same at every call with the same `n_steps`, only their values
@@ -80,7 +88,7 @@ class Solver(ABC):
         """
 
     @abstractmethod
-    def step(self, rate: float | Tensor) -> None:
+    def step(self, rate: Rate) -> None:
         """Update the parameters from the gradient."""
 
     def epoch_ends(self, n_rows_seen: Sequence[int]) -> None:  # noqa: B027 - most have no schedule
@@ -154,16 +162,19 @@ class SGD(Solver):
         self.momentum, self.nesterov = list(momentum), nesterov
         self.schedule, self.power_t = schedule, list(power_t)
 
+    def kind(self) -> Hashable:
+        return type(self), self.nesterov, self.schedule
+
     def _prepare(self) -> None:
         self._schedule = _Schedule(self._params)
         self._momentum = per_network(self.momentum, self._params)
         self._velocity = lean(self.velocity)
 
-    def rates(self, n_steps: int) -> Iterable[float | Tensor]:
+    def rates(self, n_steps: int) -> Iterable[Rate]:
         descent = [-rate for rate in self.learning_rate]
         return self._schedule.follow([descent] * n_steps)
 
-    def step(self, rate: float | Tensor) -> None:
+    def step(self, rate: Rate) -> None:
         if not any(self.momentum):
             add_scaled_(self._params, self._grads, rate)
             return
@@ -222,20 +233,23 @@ class Adam(Solver):
         params = self._params
         self._schedule = _Schedule(params)
         self._moments = lean(self.first_moment), lean(self.second_moment)
-        self._fused = _fused_adam(params) if len(self.epsilon) == 1 else None
-        if self._fused is not None:
-            first, second = self._moments
-            # The kernel's own bias correction is 1 after infinitely many steps, as beta**inf is 0.
-            n_steps = torch.tensor(float("inf"), device=params.device)
-            self._fused_tensors = ([params], [self._grads], [first], [second], list[Tensor](), [n_steps])
-            self._settings = (self.beta_1[0], self.beta_2[0], self.epsilon[0])
-        else:
-            settings = (self.beta_1, self.beta_2, self.epsilon)
+        self._fused = _fused_adam(params) if params.ndim == 1 or params.device.type == "cpu" else None
+        settings = (self.beta_1, self.beta_2, self.epsilon)
+        if self._fused is None:
             self._settings = tuple(per_network(values, params) for values in settings)
             self._scratch = torch.empty_like(params)
+        else:
+            # The kernel's own bias correction is 1 after infinitely many steps, as beta**inf is 0.
+            n_steps = torch.tensor(float("inf"), device=params.device)
+            tensors = zip(*(torch.atleast_2d(t) for t in (params, self._grads, *self._moments)), strict=True)
+            self._networks = [
+                ([p], [grad], [first], [second], list[Tensor](), [n_steps], *own)
+                for (p, grad, first, second), own in zip(tensors, zip(*settings, strict=True), strict=True)
+            ]
 
-    def rates(self, n_steps: int) -> Iterable[float | Tensor]:
-        return self._schedule.follow(self._corrected_rates(n_steps))
+    def rates(self, n_steps: int) -> Iterable[Rate]:
+        rates = self._corrected_rates(n_steps)
+        return rates if self._fused is not None and self._params.ndim > 1 else self._schedule.follow(rates)
 
     def _corrected_rates(self, n_steps: int) -> Iterator[list[float]]:
         for _ in range(n_steps):
@@ -244,20 +258,23 @@ class Adam(Solver):
             yield [rate * (1 - beta_2**t) ** 0.5 / (1 - beta_1**t) for rate, beta_1, beta_2, t in hyperparameters]
             self.n_steps = ts  # only now the step has been taken
 
-    def step(self, rate: float | Tensor) -> None:
-        beta_1, beta_2, epsilon = self._settings
+    def step(self, rate: Rate) -> None:
         if self._fused is not None:
-            self._fused(
-                *self._fused_tensors,
-                lr=rate,
-                beta1=beta_1,
-                beta2=beta_2,
-                eps=epsilon,
-                weight_decay=0.0,
-                amsgrad=False,
-                maximize=False,
-            )
+            rates = rate if isinstance(rate, list) else (rate,)
+            for network, own_rate in zip(self._networks, rates, strict=True):
+                *tensors, beta_1, beta_2, epsilon = network
+                self._fused(
+                    *tensors,
+                    lr=own_rate,
+                    beta1=beta_1,
+                    beta2=beta_2,
+                    eps=epsilon,
+                    weight_decay=0.0,
+                    amsgrad=False,
+                    maximize=False,
+                )
             return
+        beta_1, beta_2, epsilon = self._settings
         first, second = self._moments
         first.lerp_(self._grads, 1 - beta_1)
         second.lerp_(torch.mul(self._grads, self._grads, out=self._scratch), 1 - beta_2)
@@ -272,7 +289,7 @@ class _Schedule:
         self._like = like
         self._tensors: dict[int, tuple[Tensor, list[Tensor]]] = {}
 
-    def follow(self, rates: Iterable[list[float]]) -> Iterable[float | Tensor]:
+    def follow(self, rates: Iterable[list[float]]) -> Iterable[Rate]:
         """Each step's rates, given as one number a network, in the form that `step` takes."""
         if self._like.ndim == 1 and self._like.device.type == "cpu":
             return (rate for (rate,) in rates)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from ._data import MiniBatches, Segment, Shuffler, TrainingData
 from ._gradients import ClosedForm, ForwardPass
 from ._losses import Loss
 from ._network import StackedMLP, lean
-from ._solvers import Solver, add_scaled_, minimize_lbfgs
+from ._solvers import Rate, Solver, add_scaled_, minimize_lbfgs
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class _SegmentPass:
         rates = itertools.repeat(0.0, n_steps) if self._solver is None else self._solver.rates(n_steps)
         return self._take_steps(rates)
 
-    def _take_steps_now(self, rates: Iterable[float | Tensor]) -> Tensor:
+    def _take_steps_now(self, rates: Iterable[Rate]) -> Tensor:
         penalised, add_penalty = not self._penalty.is_zero, self._penalty.add_gradient
         step = None if self._solver is None else self._solver.step
         batches = self._segment.batches()
@@ -274,6 +274,7 @@ def train(
     shufflers: Sequence[Shuffler],
     options: Sequence[TrainingOptions],
     progress: Sequence[Progress],
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Train the networks of a stack until each has stopped; parameters change in place.
 
@@ -290,6 +291,8 @@ def train(
     data : TrainingData
     shufflers, options, progress : sequence
         One a network.
+    check : callable, default=nothing
+        Called before each epoch; it may raise KeyboardInterrupt to end training.
     """
     for p in progress:
         p.n_iter, p.outcome = 0, "running"
@@ -302,6 +305,7 @@ def train(
                 minibatches = MiniBatches(stack.data, stack.shufflers, batch_size)
                 trainer = Trainer(network, loss, minibatches, stack.options, solver)
                 validator = None if data.validation is None else Validator(network, loss, stack.data)
+            check()
             losses = trainer.run_epoch(shuffle_ahead=not stack.may_shrink())
             scores = None if validator is None else validator.scores()
             shrunk = stack.end_epoch(losses, scores)
@@ -328,6 +332,7 @@ class _Stack:
         self._positions = list(range(len(progress)))  # in the stack as it was given
         self._best: dict[int, Tensor] = {}  # position: parameters of the best epoch
         self._left: dict[int, tuple[Tensor, dict[str, Any]]] = {}  # position: parameters, solver state
+        self._logs: list[list[str]] = [[] for _ in progress]
 
     def may_shrink(self) -> bool:
         """Whether a network may stop after the coming epoch, unless it diverges."""
@@ -342,10 +347,10 @@ class _Stack:
             p.n_iter += 1
             p.n_rows_seen += len(self.data.train[i])
             p.loss_curve.append(losses[i])
-            _log(options, f"Iteration {p.n_iter}, loss = {losses[i]:.8f}")
+            self._log(i, f"Iteration {p.n_iter}, loss = {losses[i]:.8f}")
             if scores is not None:
                 p.validation_scores.append(scores[i])
-                _log(options, f"Validation score: {scores[i]:f}")
+                self._log(i, f"Validation score: {scores[i]:f}")
             if not math.isfinite(losses[i]):
                 p.outcome = "diverged"
             elif scores is None:
@@ -361,8 +366,8 @@ class _Stack:
     def _decide(self, i: int, p: Progress, options: TrainingOptions, criterion: str) -> None:
         if p.n_epochs_no_change > options.n_iter_no_change:
             stop, decision = self.solver.on_plateau(i)
-            _log(
-                options,
+            self._log(
+                i,
                 f"{criterion} did not improve more than tol={options.tol:f} "
                 f"for {options.n_iter_no_change} consecutive epochs. {decision}",
             )
@@ -379,6 +384,7 @@ class _Stack:
             return False
         leaving = [i for i, p in enumerate(self.progress) if p.outcome != "running"]
         self._restore_best(leaving)
+        self._print_logs(leaving)
         if staying or self._left:
             self._record(leaving)
         if staying:
@@ -390,6 +396,20 @@ class _Stack:
         self.progress = [self.progress[i] for i in staying]
         self._positions = [self._positions[i] for i in staying]
         return bool(staying)
+
+    def _log(self, i: int, message: str) -> None:
+        """Print a message, or keep it until the network leaves, so that those of several do not mix."""
+        if not self.options[i].verbose:
+            return
+        if len(self._logs) == 1:
+            print(message)  # noqa: T201
+        else:
+            self._logs[self._positions[i]].append(message)
+
+    def _print_logs(self, indices: Iterable[int]) -> None:
+        lines = [line for i in indices for line in self._logs[self._positions[i]]]
+        if lines:
+            print("\n".join(lines))  # noqa: T201
 
     def _restore_best(self, indices: Iterable[int]) -> None:
         for i in indices:
@@ -404,16 +424,12 @@ class _Stack:
     def reassemble(self) -> None:
         """Put all networks back into the order in which they were given."""
         self._restore_best(range(len(self.progress)))
+        self._print_logs(range(len(self.progress)))
         if self._left:
             self._record(range(len(self.progress)))
             parameters, states = zip(*(self._left[position] for position in sorted(self._left)), strict=True)
             self.network.flat = nn.Parameter(torch.stack(parameters))
             self.solver.restore(states)
-
-
-def _log(options: TrainingOptions, message: str) -> None:
-    if options.verbose:
-        print(message)  # noqa: T201
 
 
 @torch.no_grad()

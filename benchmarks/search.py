@@ -1,0 +1,125 @@
+"""Time whole grid searches: stacked fits against processes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import GridSearchCV
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sktorch_mlp import MLPTorchClassifier, stacked_fits
+
+from . import figures
+from .gates import Agreement, Probabilities
+from .problems import PROBLEMS, Problem
+from .report import table
+from .runner import Comparison, Row, compare, race
+
+UNIT = "seconds"
+STACKED = "ours, stacked"
+#: Mean scores of the candidates. In float32 rows near the border fall otherwise.
+SCORES = {Agreement.FLOAT64: Probabilities(1e-12), Agreement.FLOAT32: Probabilities(0.03)}
+
+
+@dataclass(frozen=True)
+class Search:
+    """One grid search.
+
+    Attributes
+    ----------
+    title : str
+    problem : Problem
+    learning_rates, alphas : sequence of float
+    dtype : str
+        Of ours.
+    """
+
+    title: str
+    problem: Problem
+    learning_rates: Sequence[float]
+    alphas: Sequence[float]
+    dtype: str
+
+    def fit(
+        self, estimator: BaseEstimator, n_jobs: int | None, stacked: bool, X: np.ndarray, y: np.ndarray, seed: int
+    ) -> np.ndarray:
+        """Run it; the mean score of each candidate."""
+        pipeline = make_pipeline(StandardScaler(), estimator.set_params(**self.problem.mlp_params(seed)))
+        step = pipeline.steps[-1][0]
+        grid = {f"{step}__learning_rate_init": self.learning_rates, f"{step}__alpha": self.alphas}
+        with stacked_fits() if stacked else nullcontext():
+            search = GridSearchCV(pipeline, grid, cv=5, refit=False, n_jobs=n_jobs).fit(X, y)
+        return search.cv_results_["mean_test_score"]
+
+    def calls(self, device: str) -> dict[str, Callable[[int], Any]]:
+        """What each contestant does."""
+        X, y = self.problem.data()
+        theirs, ours = MLPClassifier(), MLPTorchClassifier(dtype=self.dtype, device=device)
+        return {
+            "scikit-learn, n_jobs=1": partial(self.fit, theirs, 1, False, X, y),
+            "scikit-learn, n_jobs=2": partial(self.fit, theirs, 2, False, X, y),
+            "ours, n_jobs=1": partial(self.fit, ours, 1, False, X, y),
+            "ours, n_jobs=2": partial(self.fit, ours, 2, False, X, y),
+            STACKED: partial(self.fit, ours, None, True, X, y),
+        }
+
+
+def searches(scale: float) -> list[Search]:
+    """The searches, with rows and epochs scaled."""
+    digits, iris = PROBLEMS["digits"].scaled(scale), PROBLEMS["iris"].scaled(scale)
+    rates, alphas = np.logspace(-3.5, -2, 4).tolist(), np.logspace(-5, -1, 5).tolist()
+    tiny = np.logspace(-4, -2, 10).tolist(), np.logspace(-5, -1, 10).tolist()
+    return [
+        Search('digits, 20 candidates × 5 folds, dtype="float32"', digits, rates, alphas, "float32"),
+        Search("digits, 20 candidates × 5 folds, float64", digits, rates, alphas, "float64"),
+        Search('iris, 100 candidates × 5 folds, dtype="float32"', iris, *tiny, "float32"),
+        Search("iris, 100 candidates × 5 folds, float64", iris, *tiny, "float64"),
+    ]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Set how often to repeat."""
+    parser.set_defaults(repeats=3)
+
+
+def run(args: argparse.Namespace) -> list[Row]:
+    """Time the searches."""
+    rows = []
+    for search in searches(args.scale):
+        print(f"{search.title} …", file=sys.stderr)
+        calls = search.calls(args.device)
+        calls["scikit-learn, n_jobs=2"](0)  # joblib's processes start and import once
+        measurements = race(calls, args.repeats)
+        agreement = Agreement.FLOAT64 if search.dtype == "float64" else Agreement.FLOAT32
+        columns = [
+            Comparison(name, name, STACKED, agreement if name.startswith("scikit") else Agreement.FLOAT32)
+            for name in calls
+            if name != STACKED
+        ]
+        facts = search.problem.facts() | {"n_fits": 5 * len(search.learning_rates) * len(search.alphas)}
+        rows.append(Row(search.title, facts, measurements, compare(columns, measurements, SCORES)))
+    return rows
+
+
+def summary(rows: Sequence[Row], args: argparse.Namespace) -> str:
+    """The table."""
+    return (
+        f"Time of a search / that inside `stacked_fits()`: median (lowest–highest) of {args.repeats} rounds; "
+        f"above 1 the stack is faster.\n\n{table(rows, 'search')}"
+    )
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """The picture."""
+    figures.bars(rows, path, "time of a search / inside stacked_fits()")
