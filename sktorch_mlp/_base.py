@@ -439,7 +439,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
             and X.dtype in (np.float32, np.float64)
             and X.ndim == 2
             and X.shape[0] > 0
-            and X.shape[1] == self.n_features_in_
+            and X.shape[1] == getattr(self, "n_features_in_", None)
             and not hasattr(self, "feature_names_in_")
             and bool(as_tensor(X).sum().isfinite())
         )

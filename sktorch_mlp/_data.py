@@ -45,6 +45,11 @@ class TrainingData:
     validation: Sequence[np.ndarray] | None = None
     starts: Sequence[tuple[int, int]] = ()
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of X, targets and weights."""
+        return self.rows.nbytes + self.targets.nbytes + (0 if self.weights is None else self.weights.nbytes)
+
     def keep(self, networks: Sequence[int]) -> TrainingData:
         """The data of these networks."""
         return replace(

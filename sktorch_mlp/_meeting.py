@@ -20,6 +20,9 @@ import torch
 from ._device import compute_threads
 from ._stacking import Fit, split_into_stacks, train_stack
 
+#: Bytes of data that waiting fits may hold before they are trained without waiting for more.
+_MOST_HELD = 2**30
+
 _here = threading.local()  # .pool: the pool whose task this thread runs
 
 
@@ -58,6 +61,8 @@ class Meeting:
         self._gpu = threading.Lock()  # one stack at a time is enough for it
         # More threads at a time than cores would only take the interpreter from each other.
         self._turns = threading.Semaphore(self._n_trainers)
+        self._no_training = threading.Event()
+        self._no_training.set()
 
     @property
     def n_threads(self) -> int:
@@ -94,9 +99,10 @@ class Meeting:
             not self._waiting
             or self._in_training
             or any(pool.is_dispatching for pool in self._pools)
-            or len(self._waiting) < n_threads
+            or (len(self._waiting) < n_threads and sum(t.fit.data.nbytes for t in self._waiting) < _MOST_HELD)
         ):
             return
+        self._no_training.clear()
         self._in_training, self._waiting = self._waiting, []
         self._n_untrained = len(self._in_training)
         tickets = {ticket.fit: ticket for ticket in self._in_training}
@@ -124,6 +130,7 @@ class Meeting:
                     for ticket in self._in_training:
                         ticket.done.set()
                     self._in_training = []
+                    self._no_training.set()
                     self._begin_if_complete()
 
     def _train_stack(self, stack: list[_Ticket]) -> list[list[_Ticket]]:
@@ -148,8 +155,9 @@ class Meeting:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """While this thread runs a task: as many do so at a time as there are cores."""
+        """While this thread runs a task: as many do so at a time as there are cores, none during training."""
         with self._turns:
+            self._no_training.wait()
             yield
 
     @contextmanager
@@ -159,6 +167,7 @@ class Meeting:
             yield
         finally:
             self._turns.acquire()
+            self._no_training.wait()
 
     @contextmanager
     def blocked(self) -> Iterator[None]:

@@ -165,6 +165,12 @@ class Rows:
         return self.X.shape[0]
 
     @property
+    def nbytes(self) -> int:
+        """Memory of X; of a sparse one that of its values and their indices."""
+        X = self.X
+        return X.nbytes if isinstance(X, Tensor) else X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
+
+    @property
     def is_sparse(self) -> bool:
         """Whether X is kept sparse."""
         return not isinstance(self.X, Tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ._network import StackedMLP, lean
-
 
 #: What a step is called with: a number or tensor for the whole stack, or a number a network.
 Rate = Any
@@ -105,9 +105,13 @@ class Solver(ABC):
         """
         return True, "Stopping."
 
+    def settings_of(self, network: int) -> tuple[Any, ...]:
+        """Settings of one network."""
+        return tuple(getattr(self, name)[network] for name in self.settings)
+
     def state(self, network: int) -> dict[str, Any]:
         """Settings and moments of one network."""
-        state = {name: getattr(self, name)[network] for name in self.settings}
+        state: dict[str, Any] = dict(zip(self.settings, self.settings_of(network), strict=True))
         return state | {name: getattr(self, name)[network].clone() for name in self.moments}
 
     def restore(self, states: Sequence[dict[str, Any]]) -> None:
@@ -215,6 +219,7 @@ class Adam(Solver):
     settings = (*Solver.settings, "beta_1", "beta_2", "epsilon", "n_steps")
     moments = ("first_moment", "second_moment")
     _settings: tuple[Any, ...]
+    _runs: list[Any]
     first_moment: Tensor
     second_moment: Tensor
 
@@ -241,11 +246,13 @@ class Adam(Solver):
         else:
             # The kernel's own bias correction is 1 after infinitely many steps, as beta**inf is 0.
             n_steps = torch.tensor(float("inf"), device=params.device)
-            tensors = zip(*(torch.atleast_2d(t) for t in (params, self._grads, *self._moments)), strict=True)
-            self._networks = [
-                ([p], [grad], [first], [second], list[Tensor](), [n_steps], *own)
-                for (p, grad, first, second), own in zip(tensors, zip(*settings, strict=True), strict=True)
-            ]
+            flat = [torch.atleast_2d(t) for t in (params, self._grads, *self._moments)]
+            self._runs = []  # networks next to each other with the same settings: one call for them
+            for _, run in itertools.groupby(range(len(self.epsilon)), self.settings_of):
+                networks = list(run)
+                tensors = [[t[networks[0] : networks[-1] + 1]] for t in flat]
+                own_settings = [values[networks[0]] for values in settings]
+                self._runs.append((networks[0], (*tensors, list[Tensor](), [n_steps]), *own_settings))
 
     def rates(self, n_steps: int) -> Iterable[Rate]:
         rates = self._corrected_rates(n_steps)
@@ -260,12 +267,10 @@ class Adam(Solver):
 
     def step(self, rate: Rate) -> None:
         if self._fused is not None:
-            rates = rate if isinstance(rate, list) else (rate,)
-            for network, own_rate in zip(self._networks, rates, strict=True):
-                *tensors, beta_1, beta_2, epsilon = network
+            for start, tensors, beta_1, beta_2, epsilon in self._runs:
                 self._fused(
                     *tensors,
-                    lr=own_rate,
+                    lr=rate[start] if isinstance(rate, list) else rate,
                     beta1=beta_1,
                     beta2=beta_2,
                     eps=epsilon,

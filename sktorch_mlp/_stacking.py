@@ -81,8 +81,10 @@ def split_into_stacks(fits: Sequence[Fit], n_workers: int) -> list[list[Fit]]:
         n_stacks = -(-len(group) // _largest_stack(group[0]))
         if group[0].network.flat.device.type == "cpu":
             n_stacks = min(len(group), -(-n_stacks // n_workers) * n_workers)
-        # Fits on the same rows come next to each other, so that few stacks hold these rows.
-        order = sorted(range(len(group)), key=_distinct([fit.data.rows.X for fit in group]).__getitem__)
+        # Fits on the same rows come next to each other, so that few stacks hold these rows, and
+        # among them those with the same rates, which a solver can update in one call.
+        row_numbers = _distinct([fit.data.rows.X for fit in group])
+        order = sorted(range(len(group)), key=lambda i: (row_numbers[i], group[i].solver.settings_of(0)))
         bounds = [round(i * len(group) / n_stacks) for i in range(n_stacks + 1)]
         stacks += [[group[i] for i in order[start:stop]] for start, stop in pairwise(bounds)]
     return stacks

@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
+from itertools import pairwise
 
 import joblib
 import numpy as np
@@ -34,6 +35,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
 
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, _meeting, _stacking, stacked_fits
+from sktorch_mlp._rows import Rows
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -427,7 +429,7 @@ def test_verbose_fits_print_one_after_the_other(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(expected) == 2 * (2 + 4 + 3)
     numbers = [int(line.split()[1].rstrip(",")) for line in lines]
-    for before, number in zip(numbers, numbers[1:], strict=False):
+    for before, number in pairwise(numbers):
         assert number in (before + 1, 1)
 
 
@@ -438,13 +440,24 @@ def test_threads_settings_come_back():
     assert torch.get_num_threads() == before
 
 
+def test_fits_that_hold_much_do_not_wait_for_others(monkeypatch, stack_sizes):
+    expected = cross_val_score(MLP, X, Y, cv=6)
+    del stack_sizes[:]
+    monkeypatch.setattr(_meeting, "_MOST_HELD", 1)
+    with stacked_fits():
+        np.testing.assert_array_equal(cross_val_score(MLP, X, Y, cv=6), expected)
+    # Beside the fit that holds too much, only those in turn may come.
+    assert sum(stack_sizes) == 6
+    assert max(stack_sizes) <= 1 + torch.get_num_threads()
+
+
 def test_equal_rows_are_held_once():
     parts = []
     for seed in range(3):
         values = X[:100].copy() if seed < 2 else X[100:200].copy()
         parts.append(
             _stacking.TrainingData(
-                rows=_data_rows(values),
+                rows=Rows.of(values, torch.device("cpu")),
                 targets=torch.from_numpy(Y[:100].copy())[None],
                 weights=None if seed else torch.full((100,), 2.0, dtype=torch.float64),
                 train=[np.arange(10 * seed, 100)],
@@ -459,9 +472,3 @@ def test_equal_rows_are_held_once():
         np.testing.assert_array_equal(joined.targets[:, target_rows], part.targets[:, part.train[0]])
         expected = 2.0 if part.weights is not None else 1.0
         assert (joined.weights[target_rows] == expected).all()
-
-
-def _data_rows(values):
-    from sktorch_mlp._rows import Rows
-
-    return Rows.of(values, torch.device("cpu"))
