@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import joblib
@@ -12,12 +13,17 @@ from joblib._parallel_backends import FallbackToBackend, ParallelBackendBase, Se
 
 from ._meeting import Meeting, Pool
 
-#: Fits that wait for each other at most, and threads from which nested calls run one task after the other.
-_N_FITS, _MOST_THREADS = 64, 512
+#: Tasks that run at a time.
+_N_FITS = 64
+#: Threads from which on nested calls run one task after the other.
+_MOST_THREADS = 512
 
 
 class StackedBackend(ParallelBackendBase):
     """Runs tasks in threads whose fits wait for each other and train as stacks.
+
+    A context has one such backend, which hands another one, with a pool of its own, to each
+    parallel call, since calls may overlap.
 
     Parameters
     ----------
@@ -37,8 +43,13 @@ class StackedBackend(ParallelBackendBase):
         self, nesting_level: int | None = None, n_fits: int = _N_FITS, meeting: Meeting | None = None, **kwargs: Any
     ) -> None:
         super().__init__(nesting_level=nesting_level, **kwargs)
-        self._n_fits, self._meeting = n_fits, meeting or Meeting()
+        if isinstance(n_fits, bool) or not isinstance(n_fits, Integral) or n_fits < 1:
+            raise ValueError(f"n_fits must be an integer of at least 1, got {n_fits!r}.")
+        self._n_fits: int = int(n_fits)
+        self._meeting: Meeting = meeting or Meeting()
+        self.parallel: Any = None
         self._pool: Pool | None = None
+        self._is_to_dispatch: bool = False
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """`n_fits` whatever number of processes was asked for, save that 1 remains 1."""
@@ -53,34 +64,36 @@ class StackedBackend(ParallelBackendBase):
         n_workers = self.effective_n_jobs(n_jobs)
         if n_workers == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
-        self.parallel = parallel
+        if self.parallel is not parallel:
+            own = StackedBackend(self.nesting_level, self._n_fits, self._meeting)
+            own.parallel = parallel
+            raise FallbackToBackend(own)
         self._pool = Pool(self._meeting, n_workers)
         return n_workers
 
     def start_call(self) -> None:
-        """Let fits wait until all first tasks have been handed out."""
-        assert self._pool is not None
-        self._pool.is_dispatching = True
+        """A call begins; one whose results are generated hands out tasks when it pleases."""
+        self._is_to_dispatch = not self.parallel.return_generator
 
     @contextmanager
     def retrieval_context(self) -> Iterator[None]:
         """While the caller does nothing but wait for results."""
-        self._all_dispatched()
-        with self._meeting.blocked():
+        assert self._pool is not None
+        self._pool.end_dispatch()
+        with self._meeting.waiting_for(self._pool):
             yield
 
     def stop_call(self) -> None:
         """The call is over."""
-        self._all_dispatched()
-
-    def _all_dispatched(self) -> None:
         if self._pool is not None:
-            with self._meeting.change():
-                self._pool.is_dispatching = False
+            self._pool.end_dispatch()
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Any], None] | None = None) -> Future[Any]:
         """Schedule a task."""
         assert self._pool is not None
+        if self._is_to_dispatch:
+            self._is_to_dispatch = False
+            self._pool.begin_dispatch()
         future = self._pool.submit(func)
         if callback is not None:
             future.add_done_callback(callback)
@@ -130,7 +143,8 @@ def stacked_fits(*, n_fits: int = _N_FITS) -> Iterator[None]:
     All else runs as always: other estimators and transformers in these threads, fits
     with ``solver="lbfgs"`` or sparse X too. A fit outside of a parallel call is not
     affected, nor is what a call with ``n_jobs=1`` runs; any other `n_jobs` stands for
-    `n_fits`.
+    `n_fits`. With ``random_state=None`` the fits draw from numpy's global state in an order
+    that is another each time.
 
     Parameters
     ----------
@@ -154,7 +168,5 @@ def stacked_fits(*, n_fits: int = _N_FITS) -> Iterator[None]:
     >>> search.best_params_["learning_rate_init"]
     0.1
     """
-    if isinstance(n_fits, bool) or not isinstance(n_fits, int) or n_fits < 1:
-        raise ValueError(f"n_fits must be an integer of at least 1, got {n_fits!r}.")
     with joblib.parallel_config(StackedBackend(n_fits=n_fits), n_jobs=-1):
         yield

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_capturing = threading.Lock()  # one at a time in a process
 
 
 class CudaGraph:
@@ -17,6 +20,8 @@ class CudaGraph:
     ----------
     function : callable
         Gives a tensor. It must not wait for the GPU.
+    device : torch.device
+        Where its tensors are.
 
     Attributes
     ----------
@@ -24,14 +29,19 @@ class CudaGraph:
         What the function gave; filled by each `replay`.
     """
 
-    def __init__(self, function: Callable[[], Tensor]) -> None:
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # others may use the GPU
-            self.result = function()
+    def __init__(self, function: Callable[[], Tensor], device: torch.device) -> None:
+        self._device = device
+        with _capturing, torch.cuda.device(device):
+            self._graph = torch.cuda.CUDAGraph()
+            stream = torch.cuda.Stream(device)
+            # Other threads may use the GPU meanwhile.
+            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+                self.result = function()
 
     def replay(self) -> None:
         """Run the kernels, on the values that their inputs have now."""
-        self._graph.replay()
+        with torch.cuda.device(self._device):
+            self._graph.replay()
 
 
 class Captured:
@@ -42,8 +52,8 @@ class Captured:
     Python takes no part any more, and arguments are not looked at again.
     """
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[..., Tensor], device: torch.device) -> None:
+        self._function, self._device = function, device
         self._is_warm = False
         self._graph: CudaGraph | None = None
 
@@ -53,6 +63,6 @@ class Captured:
             self._is_warm = True
             return self._function(*args)
         if self._graph is None:
-            self._graph = CudaGraph(partial(self._function, *args))
+            self._graph = CudaGraph(partial(self._function, *args), self._device)
         self._graph.replay()
         return self._graph.result.clone()  # the next replay overwrites it

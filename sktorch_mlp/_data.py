@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -62,10 +63,10 @@ class TrainingData:
     def stack(self, rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Each network's rows side by side, as indices of rows and of targets, both ([n_networks,] n_rows).
 
-        Where a network has fewer rows than others, its first one fills up.
+        Where a network has fewer rows than others, its last one fills up.
         """
         n_rows = max(map(len, rows))
-        filled = [np.pad(r, (0, n_rows - len(r)), constant_values=r[0]) if len(r) < n_rows else r for r in rows]
+        filled = [np.pad(r, (0, n_rows - len(r)), constant_values=r[-1]) if len(r) < n_rows else r for r in rows]
         indices = lean(as_tensor(np.stack(filled), self.rows.device))
         if not self.starts:
             return indices, indices
@@ -76,6 +77,68 @@ class TrainingData:
         """Targets at these indices, of shape ([n_networks,] n_targets, n_rows)."""
         taken = self.targets.index_select(-1, target_rows.flatten())
         return taken.unflatten(-1, target_rows.shape).movedim(0, -2)
+
+
+def join_data(parts: Sequence[TrainingData]) -> TrainingData:
+    """The data of several fits as those of a stack; what several have in common is held once.
+
+    Parameters
+    ----------
+    parts : sequence of TrainingData
+        Dense, of one network each.
+    """
+    X, row_starts = _join([(part.rows.X,) for part in parts], axis=0)
+    weighted = any(part.weights is not None for part in parts)
+    labels = [(part.targets, _weights(part).unsqueeze(0)) if weighted else (part.targets,) for part in parts]
+    (targets, *weights), target_starts = _join(labels, axis=-1)
+    has_validation = parts[0].validation is not None
+    return TrainingData(
+        rows=replace(parts[0].rows, X=X[0]),
+        targets=targets,
+        weights=weights[0].squeeze(0) if weighted else None,
+        train=[rows for part in parts for rows in part.train],
+        validation=[rows for part in parts for rows in part.validation or ()] if has_validation else None,
+        starts=list(zip(row_starts, target_starts, strict=True)),
+    )
+
+
+def _weights(part: TrainingData) -> Tensor:
+    if part.weights is not None:
+        return part.weights
+    return torch.ones(part.targets.shape[-1], dtype=part.rows.dtype, device=part.targets.device)
+
+
+def _join(parts: Sequence[tuple[Tensor, ...]], axis: int) -> tuple[list[Tensor], list[int]]:
+    """Concatenate the distinct tuples of tensors, each place on its own, and say where each given one starts."""
+    numbers = [number_distinct(place) for place in zip(*parts, strict=True)]
+    ids: dict[Any, int] = {}
+    number_of_part = [ids.setdefault(number, len(ids)) for number in zip(*numbers, strict=True)]
+    distinct = [parts[number_of_part.index(i)] for i in range(len(ids))]
+    starts = [0, *accumulate(tensors[0].shape[axis] for tensors in distinct)]
+    joined = [place[0] if len(place) == 1 else torch.cat(place, axis) for place in zip(*distinct, strict=True)]
+    return joined, [starts[number] for number in number_of_part]
+
+
+def number_distinct(tensors: Sequence[Tensor]) -> list[int]:
+    """A number for each tensor, the same for equal ones."""
+    representatives: list[Tensor] = []
+    numbers = []
+    for tensor in tensors:
+        for number, other in enumerate(representatives):
+            if _is_same(tensor, other):
+                numbers.append(number)
+                break
+        else:
+            numbers.append(len(representatives))
+            representatives.append(tensor)
+    return numbers
+
+
+def _is_same(tensor: Tensor, other: Tensor) -> bool:
+    if tensor.shape != other.shape or tensor.dtype != other.dtype:
+        return False
+    at_same_place = tensor.data_ptr() == other.data_ptr() and tensor.stride() == other.stride()
+    return at_same_place or torch.equal(tensor, other)
 
 
 class Shuffler:
@@ -102,9 +165,9 @@ class Shuffler:
         return self._rows, self._is_ahead, state
 
     def rewind(self, mark: tuple[Any, ...]) -> None:
-        """Go back to a mark."""
+        """Go back to a mark; numpy's global stream, from which others have drawn, stays where it is."""
         self._rows, self._is_ahead, state = mark
-        if self._random_state is not None:
+        if self._random_state is not None and self._random_state is not np.random.mtrand._rand:
             self._random_state.set_state(state)
 
     def shuffle_ahead(self) -> None:
@@ -223,7 +286,7 @@ class Segment:
         self.totals = like.new_tensor(sizes).unsqueeze(-1).expand(-1, n_networks)
         self.scales = [like.new_tensor(1 / size) for size in sizes]
         self.shares = self.totals / like.new_tensor(n_train)
-        self._row_share = like.new_tensor(1 / n_train[0])
+        self._row_share = 1 / lean(like.new_tensor(n_train))
         self._row_axes = None if n_networks == 1 else (-1, -2)
         if self.weighted:
             n_slots = n_batches * sizes[0]

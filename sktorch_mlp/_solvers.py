@@ -312,7 +312,9 @@ def _fused_adam(params: Tensor) -> Callable[..., None] | None:
 
     It is what ``torch.optim.Adam(fused=True)`` calls, but no documented function.
     """
-    return getattr(torch, "_fused_adam_", None) if params.device.type in ("cpu", "cuda") else None
+    # On CUDA, where the rate is a tensor, the kernel takes it for float32 whatever it is.
+    has_kernel = params.device.type == "cpu" or (params.device.type == "cuda" and params.dtype == torch.float32)
+    return getattr(torch, "_fused_adam_", None) if has_kernel else None
 
 
 def minimize_lbfgs(

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
-from typing import Any
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
-from torch import Tensor
 
-from ._data import Shuffler, TrainingData
+from ._data import Shuffler, TrainingData, join_data, number_distinct
 from ._losses import Loss
 from ._network import StackedMLP
 from ._solvers import Solver
 from ._training import Progress, TrainingOptions, train
 
-#: Bytes that the steps of a stack work on: on a CPU what stays in its cache, on a GPU a share
-#: of its free memory.
-_CPU_BUDGET, _GPU_SHARE = 2**23, 0.5
+#: Bytes that the steps of a stack work on: on a CPU what stays in its cache.
+_BUDGETS = {"cpu": 2**23, "mps": 2**30}
+#: The same for CUDA, as a share of the memory that is free.
+_GPU_SHARE = 0.5
 
 
 @dataclass(eq=False)
@@ -43,6 +42,7 @@ class Fit:
         return (
             self.network.layer_units,
             self.network.activation,
+            self.network.sparse_input,
             self.network.flat.dtype,
             self.network.flat.device,
             type(self.loss),
@@ -83,7 +83,7 @@ def split_into_stacks(fits: Sequence[Fit], n_workers: int) -> list[list[Fit]]:
             n_stacks = min(len(group), -(-n_stacks // n_workers) * n_workers)
         # Fits on the same rows come next to each other, so that few stacks hold these rows, and
         # among them those with the same rates, which a solver can update in one call.
-        row_numbers = _distinct([fit.data.rows.X for fit in group])
+        row_numbers = number_distinct([fit.data.rows.X for fit in group])
         order = sorted(range(len(group)), key=lambda i: (row_numbers[i], group[i].solver.settings_of(0)))
         bounds = [round(i * len(group) / n_stacks) for i in range(n_stacks + 1)]
         stacks += [[group[i] for i in order[start:stop]] for start, stop in pairwise(bounds)]
@@ -92,7 +92,7 @@ def split_into_stacks(fits: Sequence[Fit], n_workers: int) -> list[list[Fit]]:
 
 def _largest_stack(fit: Fit) -> int:
     device = fit.network.flat.device
-    budget = int(_GPU_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else _CPU_BUDGET
+    budget = int(_GPU_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else _BUDGETS[device.type]
     return max(1, budget // fit.work_size())
 
 
@@ -113,7 +113,12 @@ def train_stack(fits: Sequence[Fit], check: Callable[[], None] = lambda: None) -
         return
     flat = torch.cat([fit.network.flat.detach() for fit in fits])
     network = StackedMLP(
-        first.network.layer_units, first.network.activation, len(fits), dtype=flat.dtype, device=flat.device
+        first.network.layer_units,
+        first.network.activation,
+        len(fits),
+        sparse_input=first.network.sparse_input,
+        dtype=flat.dtype,
+        device=flat.device,
     )
     network.flat.data.copy_(flat)
     for fit in fits:
@@ -125,65 +130,3 @@ def train_stack(fits: Sequence[Fit], check: Callable[[], None] = lambda: None) -
     for k, fit in enumerate(fits):
         fit.network.flat.data.copy_(network.flat[k])
         fit.solver.restore([solver.state(k)])
-
-
-def join_data(parts: Sequence[TrainingData]) -> TrainingData:
-    """The data of several fits as those of a stack; what several have in common is held once.
-
-    Parameters
-    ----------
-    parts : sequence of TrainingData
-        Dense, of one network each.
-    """
-    rows, row_starts = _join([(part.rows.X,) for part in parts], axis=0)
-    weighted = any(part.weights is not None for part in parts)
-    labels = [(part.targets, _weights(part).unsqueeze(0)) if weighted else (part.targets,) for part in parts]
-    (targets, *weights), target_starts = _join(labels, axis=-1)
-    has_validation = parts[0].validation is not None
-    return TrainingData(
-        rows=replace(parts[0].rows, X=rows[0]),
-        targets=targets,
-        weights=weights[0].squeeze(0) if weighted else None,
-        train=[rows for part in parts for rows in part.train],
-        validation=[rows for part in parts for rows in part.validation or ()] if has_validation else None,
-        starts=list(zip(row_starts, target_starts, strict=True)),
-    )
-
-
-def _weights(part: TrainingData) -> Tensor:
-    if part.weights is not None:
-        return part.weights
-    return torch.ones(part.targets.shape[-1], dtype=part.rows.dtype, device=part.targets.device)
-
-
-def _join(parts: Sequence[tuple[Tensor, ...]], axis: int) -> tuple[list[Tensor], list[int]]:
-    """Concatenate the distinct tuples of tensors, each place on its own, and say where each given one starts."""
-    numbers = [_distinct(place) for place in zip(*parts, strict=True)]
-    ids: dict[Any, int] = {}
-    number_of_part = [ids.setdefault(number, len(ids)) for number in zip(*numbers, strict=True)]
-    distinct = [parts[number_of_part.index(i)] for i in range(len(ids))]
-    starts = [0, *accumulate(tensors[0].shape[axis] for tensors in distinct)]
-    joined = [place[0] if len(place) == 1 else torch.cat(place, axis) for place in zip(*distinct, strict=True)]
-    return joined, [starts[number] for number in number_of_part]
-
-
-def _distinct(tensors: Sequence[Tensor]) -> list[int]:
-    """A number for each tensor, the same for equal ones."""
-    representatives: list[Tensor] = []
-    numbers = []
-    for tensor in tensors:
-        for number, other in enumerate(representatives):
-            if _is_same(tensor, other):
-                numbers.append(number)
-                break
-        else:
-            numbers.append(len(representatives))
-            representatives.append(tensor)
-    return numbers
-
-
-def _is_same(tensor: Tensor, other: Tensor) -> bool:
-    if tensor.shape != other.shape or tensor.dtype != other.dtype:
-        return False
-    at_same_place = tensor.data_ptr() == other.data_ptr() and tensor.stride() == other.stride()
-    return at_same_place or torch.equal(tensor, other)

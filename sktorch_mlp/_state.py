@@ -77,7 +77,7 @@ class FitState:
         parameters, solver, mark = self.network.flat.detach().clone(), self.solver, self.progress.mark()
         try:
             yield
-        except Exception as error:
+        except BaseException as error:  # a KeyboardInterrupt if a stack is told to stop
             self.network.flat.data.copy_(parameters)
             self.progress.rewind(mark)
             met_infinity = isinstance(error, DivergenceError) and self.solver is solver

@@ -168,7 +168,9 @@ class _SegmentPass:
                 strict=True,
             )
         ]
-        self._take_steps = Captured(self._take_steps_now) if segment.can_be_captured else self._take_steps_now
+        self._take_steps: Callable[..., Tensor] = self._take_steps_now
+        if segment.can_be_captured:
+            self._take_steps = Captured(self._take_steps_now, network.flat.device)
 
     def __call__(self) -> Tensor:
         """Train on the segment; each network's part of the epoch's loss, 0-d or (n_networks,)."""
@@ -297,10 +299,13 @@ def train(
     for p in progress:
         p.n_iter, p.outcome = 0, "running"
     stack = _Stack(network, solver, data, shufflers, options, progress)
+    trainer: Trainer | None = None
+    validator: Validator | None = None
     shrunk = True
     try:
         while stack.progress:
-            if shrunk:  # buffers are as wide as the stack
+            if trainer is None or shrunk:  # buffers are as wide as the stack
+                trainer = validator = None  # the old ones first
                 batch_size = max(option.batch_size for option in stack.options)
                 minibatches = MiniBatches(stack.data, stack.shufflers, batch_size)
                 trainer = Trainer(network, loss, minibatches, stack.options, solver)

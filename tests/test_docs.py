@@ -73,3 +73,10 @@ def test_every_parameter_is_documented(estimator):
 
 def test_version():
     assert f"## {sktorch_mlp.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_stacked_search_finds_the_same(capsys):
+    runpy.run_path(str(ROOT / "examples/grid_search_stacked.py"), run_name="__main__")
+    alone, stacked, difference, _ = capsys.readouterr().out.splitlines()
+    assert alone.partition("best")[2] == stacked.partition("best")[2]
+    assert float(difference.rpartition(" ")[2]) < 1e-2

@@ -9,6 +9,7 @@ from itertools import pairwise
 import joblib
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -33,8 +34,9 @@ from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
+from sklearn.utils import check_random_state
 
-from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, _meeting, _stacking, stacked_fits
+from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, _data, _meeting, _stacking, stacked_fits
 from sktorch_mlp._rows import Rows
 
 pytestmark = [
@@ -295,12 +297,14 @@ def test_n_fits_bounds_the_stacks(stack_sizes):
 def test_n_fits_is_checked(n_fits):
     with pytest.raises(ValueError, match="n_fits must be an integer"), stacked_fits(n_fits=n_fits):
         pass
+    with pytest.raises(ValueError, match="n_fits must be an integer"), joblib.parallel_config("stacked", n_fits=n_fits):
+        pass
 
 
 def test_stacks_fit_into_memory(monkeypatch, stack_sizes):
     expected = cross_val_score(MLP, X, Y, cv=6)
     del stack_sizes[:]
-    monkeypatch.setattr(_stacking, "_CPU_BUDGET", 1)
+    monkeypatch.setitem(_stacking._BUDGETS, "cpu", 1)
     with stacked_fits():
         np.testing.assert_array_equal(cross_val_score(MLP, X, Y, cv=6), expected)
     assert stack_sizes == [1] * 6
@@ -399,9 +403,131 @@ def test_an_error_that_is_to_be_raised_is_raised():
         ).fit(X, Y)
 
 
+def _score(**params):
+    return cross_val_score(clone(MLP).set_params(**params), X, Y, cv=2, error_score="raise")
+
+
+def _caught(**params):
+    with pytest.raises(ValueError, match="alpha"):
+        _score(alpha=-1.0)
+    return _score(**params)
+
+
+def test_a_task_goes_on_after_a_nested_call_has_failed():
+    expected = _score()
+    with stacked_fits():
+        for scores in joblib.Parallel()(joblib.delayed(_caught)() for _ in range(3)):
+            np.testing.assert_array_equal(scores, expected)
+
+
+def test_calls_may_overlap():
+    """Within a managed call, within the iterable of tasks, and while a generator of results waits."""
+
+    def tasks_after_another_call():
+        for _ in range(3):
+            _score()
+            yield joblib.delayed(_score)()
+
+    expected = _score()
+    with stacked_fits():
+        with joblib.Parallel() as parallel:
+            for _ in range(2):
+                assert parallel(joblib.delayed(abs)(-n) for n in range(3)) == [0, 1, 2]
+                np.testing.assert_array_equal(_score(), expected)
+        np.testing.assert_array_equal(joblib.Parallel()(tasks_after_another_call()), [expected] * 3)
+        generator = joblib.Parallel(return_as="generator")(joblib.delayed(_score)() for _ in range(3))
+        np.testing.assert_array_equal(_score(), expected)
+        np.testing.assert_array_equal(list(generator), [expected] * 3)
+
+
+def test_a_task_may_leave_a_generator_of_results_unread():
+    expected = _score()
+
+    def task():
+        generator = joblib.Parallel(return_as="generator")(joblib.delayed(_score)() for _ in range(2))
+        return _score(), list(generator)
+
+    with stacked_fits():
+        for scores, nested in joblib.Parallel()(joblib.delayed(task)() for _ in range(2)):
+            np.testing.assert_array_equal([scores, *nested], [expected] * 3)
+
+
+def test_an_iterable_of_tasks_may_fit():
+    """With more tasks than threads it is gone through in the callbacks of finished ones."""
+
+    def tasks():
+        for _ in range(7):
+            clone(MLP).fit(X, Y)
+            yield joblib.delayed(_score)()
+
+    expected = _score()
+    with stacked_fits(n_fits=2):
+        np.testing.assert_array_equal(joblib.Parallel()(tasks()), [expected] * 7)
+
+
+def test_a_call_that_never_begins_leaves_others_alone():
+    expected = _score()
+    with stacked_fits():
+        with pytest.raises(TypeError):
+            joblib.Parallel()(None)
+        with pytest.raises(ValueError, match="garbage"):
+            cross_val_score(MLP, X, Y, cv=2, pre_dispatch="garbage")
+        np.testing.assert_array_equal(_score(), expected)
+
+
+@pytest.mark.parametrize("broken", ["split_into_stacks", "train_stack"])
+def test_a_failure_of_the_meeting_itself_reaches_the_fits(broken, monkeypatch):
+    def fails(*args):
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(_meeting, broken, fails)
+    with stacked_fits(), pytest.raises(MemoryError):
+        _score()
+
+
+def test_a_context_inside_a_task():
+    def task():
+        with stacked_fits():
+            return _score()
+
+    expected = _score()
+    with stacked_fits():
+        np.testing.assert_array_equal(joblib.Parallel()(joblib.delayed(task)() for _ in range(3)), [expected] * 3)
+
+
+def test_dense_rows_may_follow_sparse_ones():
+    def sparse_first(seed):
+        mlp = clone(MLP).set_params(random_state=seed)
+        return mlp.partial_fit(sp.csr_array(X), Y, classes=np.unique(Y)).partial_fit(X, Y).loss_curve_
+
+    expected = [sparse_first(seed) for seed in range(4)]
+    with stacked_fits():
+        curves = joblib.Parallel()(joblib.delayed(sparse_first)(seed) for seed in range(4))
+    np.testing.assert_allclose(curves, expected, rtol=1e-9)
+
+
+def test_segments_of_unlike_numbers_of_rows(monkeypatch, stack_sizes):
+    monkeypatch.setattr(_data, "_SEGMENT_ROWS", 80)
+    cv = KFold(3, shuffle=True, random_state=0)
+    expected = _fit_all([MLP], X, Y, cv)
+    with stacked_fits():
+        _assert_same_fits(_fit_all([MLP], X, Y, cv), expected)
+    assert max(stack_sizes) > 1
+
+
+def test_rewinding_leaves_numpys_global_stream():
+    """Others may have drawn from it meanwhile."""
+    for stream, goes_back in ((np.random.RandomState(0), True), (check_random_state(None), False)):
+        shuffler = _data.Shuffler(np.arange(5), stream)
+        mark, before = shuffler.mark(), stream.get_state()[2]
+        shuffler.next_epoch()
+        shuffler.rewind(mark)
+        assert (stream.get_state()[2] == before) == goes_back
+
+
 @contextmanager
 def _ctrl_c_after(seconds):
-    timer = threading.Timer(seconds, signal.raise_signal, [signal.SIGINT])
+    timer = threading.Timer(seconds, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
     timer.start()
     try:
         yield
@@ -456,14 +582,14 @@ def test_equal_rows_are_held_once():
     for seed in range(3):
         values = X[:100].copy() if seed < 2 else X[100:200].copy()
         parts.append(
-            _stacking.TrainingData(
+            _data.TrainingData(
                 rows=Rows.of(values, torch.device("cpu")),
                 targets=torch.from_numpy(Y[:100].copy())[None],
                 weights=None if seed else torch.full((100,), 2.0, dtype=torch.float64),
                 train=[np.arange(10 * seed, 100)],
             )
         )
-    joined = _stacking.join_data(parts)
+    joined = _data.join_data(parts)
     assert joined.rows.X.shape == (200, 64)
     assert joined.targets.shape == (1, 200)  # the same labels with other weights count as others
     for k, part in enumerate(parts):

@@ -229,7 +229,7 @@ class _FakeGraph:
 
     recorded = 0
 
-    def __init__(self, function):
+    def __init__(self, function, device):
         self._function, self._fresh = function, True
         self.result = function().clone()
         _FakeGraph.recorded += 1
