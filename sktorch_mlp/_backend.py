@@ -164,7 +164,7 @@ def stacked_fits(*, n_fits: int = _N_FITS) -> Iterator[None]:
     >>> X, y = load_iris(return_X_y=True)
     >>> grid = {"learning_rate_init": [0.001, 0.01, 0.1], "alpha": [0.0, 0.01]}
     >>> with stacked_fits():
-    ...     search = GridSearchCV(MLPTorchClassifier(random_state=0, max_iter=20, tol=0.1), grid).fit(X, y)
+    ...     search = GridSearchCV(MLPTorchClassifier(random_state=0, tol=0.1), grid).fit(X, y)
     >>> search.best_params_["learning_rate_init"]
     0.1
     """
