@@ -152,6 +152,10 @@ def stacked_fits(*, n_fits: int = _N_FITS) -> Iterator[None]:
         Tasks that run at a time, and with it the most fits that train at once. More need
         more memory: each task holds its training data.
 
+    Yields
+    ------
+    None
+
     See Also
     --------
     joblib.parallel_config : ``parallel_config("stacked")`` does the same.
