@@ -103,11 +103,7 @@ def run(args: argparse.Namespace) -> list[Row]:
         calls["scikit-learn, n_jobs=2"](0)  # joblib's processes start and import once
         measurements = race(calls, args.repeats)
         agreement = Agreement.FLOAT64 if search.dtype == "float64" else Agreement.FLOAT32
-        columns = [
-            Comparison(name, name, STACKED, agreement if name.startswith("scikit") else Agreement.FLOAT32)
-            for name in calls
-            if name != STACKED
-        ]
+        columns = [Comparison(name, name, STACKED, agreement) for name in calls if name != STACKED]
         facts = search.problem.facts() | {"n_fits": 5 * len(search.learning_rates) * len(search.alphas)}
         rows.append(Row(search.title, facts, measurements, compare(columns, measurements, SCORES)))
     return rows

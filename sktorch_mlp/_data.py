@@ -259,6 +259,8 @@ class Segment:
     sizes : list of int
     weighted : bool
         Whether rows count differently, for their weights or because some are missing.
+    reweighs : bool
+        Whether each `load` changes `scales` and `totals`.
     targets : Tensor of shape (..., n_targets, n_rows)
     target_parts : sequence of Tensor of shape (..., n_targets, n_rows_of_batch)
     scales : sequence of Tensor, 0-d or of shape (..., 1, n_rows_of_batch)
@@ -282,26 +284,30 @@ class Segment:
         self._loads: list[Load] = []
         self._batches: list[Batch] = []
 
-        self.weighted = data.weights is not None or any(missing)
-        self.totals = like.new_tensor(sizes).unsqueeze(-1).expand(-1, n_networks)
-        self.scales = [like.new_tensor(1 / size) for size in sizes]
-        self.shares = self.totals / like.new_tensor(n_train)
-        self._row_share = 1 / lean(like.new_tensor(n_train))
+        self.reweighs = data.weights is not None
+        self.weighted = self.reweighs or any(missing)
         self._row_axes = None if n_networks == 1 else (-1, -2)
-        if self.weighted:
+        if not self.weighted:
+            self.totals = like.new_tensor(sizes).unsqueeze(-1).expand(-1, n_networks)
+            self.scales = [like.new_tensor(1 / size) for size in sizes]
+            self.shares = self.totals / like.new_tensor(n_train)
+            self._row_share = 1 / lean(like.new_tensor(n_train))
+        else:
             n_slots = n_batches * sizes[0]
             rows_of_network = like.new_tensor([n_rows - n for n in missing]).unsqueeze(-1)
-            self._present = (torch.arange(n_slots, device=like.device) < rows_of_network).to(like.dtype)
-            self._weights = like.new_zeros(n_networks, n_slots)
+            self._weights = (torch.arange(n_slots, device=like.device) < rows_of_network).to(like.dtype)
+            self._present = self._weights[:, :n_rows].clone()
             self._scales = torch.zeros_like(self._weights)
             self.totals = like.new_zeros(n_batches, n_networks)
             self._may_be_empty = data.weights is not None and bool((data.weights <= 0).any())
             parts = self._scales.unsqueeze(1).split(sizes[0], -1)
             self.scales = [lean(part[..., :size]) for part, size in zip(parts, sizes, strict=True)]
-            n_present = self._present.unflatten(-1, (n_batches, -1)).sum(-1).mT
+            n_present = self._weights.unflatten(-1, (n_batches, -1)).sum(-1).mT
             self.shares = n_present / like.new_tensor(n_train)
             self._slot_shares = torch.zeros_like(self._scales)
             self._row_shares = lean(self._slot_shares[:, None, :n_rows])
+            if not self.reweighs:
+                self._weigh(self._present)
 
     def load(self, rows: Tensor, target_rows: Tensor, *, once: bool = False) -> None:
         """Take these rows, of shape ([n_networks,] n_rows); if `once`, and no others ever.
@@ -317,16 +323,15 @@ class Segment:
             self._loads = self._loads or self._data.rows.loads(self._rows, self.sizes)
             self._rows.copy_(rows)
         torch.index_select(self._data.targets, -1, target_rows.flatten(), out=self._gathered)
-        if self.weighted:
-            self._weigh(target_rows)
+        if self._data.weights is not None:
+            weights = self._data.weights.index_select(0, target_rows.flatten())
+            self._weigh(weights.view_as(self._present).mul_(self._present))
+            self.reweighs = not once
 
-    def _weigh(self, target_rows: Tensor) -> None:
-        (n_batches, n_networks), n_rows = self.shares.shape, target_rows.shape[-1]
-        if self._data.weights is None:
-            self._weights.copy_(self._present)
-        else:
-            weights = self._data.weights.index_select(0, target_rows.flatten()).view(n_networks, n_rows)
-            torch.mul(weights, self._present[:, :n_rows], out=self._weights[:, :n_rows])
+    def _weigh(self, weights: Tensor) -> None:
+        """Let rows count as these (n_networks, n_rows) weights say."""
+        n_batches, n_networks = self.shares.shape
+        self._weights[:, : weights.shape[-1]] = weights
         by_batch = self._weights.view(n_networks, n_batches, -1)
         self.totals.copy_(by_batch.sum(-1).mT)
         if self._may_be_empty and not self.totals.all():

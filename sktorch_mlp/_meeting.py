@@ -3,7 +3,7 @@
 Tasks run in the threads of pools. A fit in such a thread waits until every other thread that
 could still bring a fit waits as well. Then all are trained, and all threads go on. So Python
 code and training take turns: side by side they would wait for each other's hold of the
-interpreter at every operation, which takes twice as long.
+interpreter at every operation.
 """
 
 from __future__ import annotations

@@ -175,25 +175,21 @@ class Rows:
         """Whether X is kept sparse."""
         return not isinstance(self.X, Tensor)
 
-    def whole(self) -> Batch:
-        """All rows, for a stack of one."""
+    def whole(self, n_networks: int = 1) -> Batch:
+        """All rows, the same for each of `n_networks` networks."""
         if isinstance(self.X, Tensor):
-            return DenseBatch(_cast(self.X, self.dtype))
-        return SparseBatch([_SparseRows(self.X, self.device)])
+            X = _cast(self.X, self.dtype)
+            return DenseBatch(X if n_networks == 1 else X.expand(n_networks, -1, -1))
+        return SparseBatch([_SparseRows(self.X, self.device)] * n_networks)
 
     def take(self, indices: Tensor) -> Batch:
         """A batch of the rows of these indices, of shape ([n_networks,] n_rows); networks with the same rows share them."""
-        n_networks = len(indices) if indices.ndim == 2 else 1
         first = torch.atleast_2d(indices)[0]
-        if indices.ndim == 2 and not (indices == first).all():
+        if not (indices == first).all():
             (load,) = self.loads(indices, [indices.shape[-1]])
             return load()[0]
         is_all = len(first) == len(self) and torch.equal(first, torch.arange(len(self), device=first.device))
-        rows = self if is_all else self[first.cpu().numpy()]
-        if isinstance(rows.X, Tensor):
-            X = _cast(rows.X, self.dtype)
-            return DenseBatch(X if n_networks == 1 else X.expand(n_networks, -1, -1))
-        return SparseBatch([_SparseRows(rows.X, self.device)] * n_networks)
+        return (self if is_all else self[first.cpu().numpy()]).whole(_n_networks(indices))
 
     def loads(self, indices: Tensor, sizes: Sequence[int]) -> list[Load]:
         """Calls which fill consecutive mini-batches, a few at each call; only those of the last call are valid.
@@ -207,7 +203,7 @@ class Rows:
         """
         if not isinstance(self.X, Tensor):
             return [_SparseLoad(self.X, self.device, part) for part in indices.split(list(sizes), -1)]
-        n_networks = len(indices) if indices.ndim == 2 else 1
+        n_networks = _n_networks(indices)
         batch_bytes = n_networks * sizes[0] * self.X.shape[1] * self.dtype.itemsize
         budget = _GATHER_BYTES["cpu" if self.device.type == "cpu" else "other"]
         X, axis = self.X, 0
@@ -237,9 +233,8 @@ class _Gather:
         self._to_cast = X.new_empty(n_rows * n_features if self._is_cast else 0)
 
     def _rows(self, buffer: Tensor, n_rows: int) -> Tensor:
-        return buffer[: n_rows * self._X.shape[1 - self._axis]].view(
-            *((n_rows, -1) if self._axis == 0 else (-1, n_rows))
-        )
+        shape = (n_rows, -1) if self._axis == 0 else (-1, n_rows)
+        return buffer[: n_rows * self._X.shape[1 - self._axis]].view(shape)
 
     def view(self, n_rows: int) -> Tensor:
         """What `__call__` fills, of shape (n_rows, n_features)."""
@@ -260,7 +255,7 @@ class _DenseLoad:
     """Gathers the rows of some mini-batches."""
 
     def __init__(self, gather: _Gather, indices: Tensor, sizes: list[int]) -> None:
-        n_networks = len(indices) if indices.ndim == 2 else 1
+        n_networks = _n_networks(indices)
         self._gather, self._indices = gather, indices
         rows = gather.view(n_networks * sum(sizes)).unflatten(0, (n_networks, -1))
         self._batches = [DenseBatch(lean(batch)) for batch in rows.split(sizes, 1)]
@@ -279,6 +274,11 @@ class _SparseLoad:
     def __call__(self) -> Sequence[Batch]:
         chosen = np.atleast_2d(self._indices.cpu().numpy())
         return [SparseBatch([_SparseRows(self._X[rows], self._device) for rows in chosen])]
+
+
+def _n_networks(indices: Tensor) -> int:
+    """Networks that indices of shape ([n_networks,] n_rows) are for."""
+    return len(indices) if indices.ndim == 2 else 1
 
 
 def _cast(values: Tensor, dtype: torch.dtype) -> Tensor:

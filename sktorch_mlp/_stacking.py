@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -84,6 +84,8 @@ def split_into_stacks(fits: Sequence[Fit], n_workers: int) -> list[list[Fit]]:
         # Fits on the same rows come next to each other, so that few stacks hold these rows, and
         # among them those with the same rates, which a solver can update in one call.
         row_numbers = number_distinct([fit.data.rows.X for fit in group])
+        for fit, number in zip(group, row_numbers, strict=True):
+            fit.data = replace(fit.data, rows=group[row_numbers.index(number)].data.rows)
         order = sorted(range(len(group)), key=lambda i: (row_numbers[i], group[i].solver.settings_of(0)))
         bounds = [round(i * len(group) / n_stacks) for i in range(n_stacks + 1)]
         stacks += [[group[i] for i in order[start:stop]] for start, stop in pairwise(bounds)]

@@ -119,7 +119,7 @@ class _Penalty:
         """Alpha over each batch's sum of weights; numbers if they stay and there is one network."""
         if self._decays.ndim > 1:
             return self._decays.unsqueeze(-1).unbind(0)
-        return self._decays.unbind(0) if self._segment.weighted else self._decays.tolist()
+        return self._decays.unbind(0) if self._segment.reweighs else self._decays.tolist()
 
     def follow_weights(self) -> None:
         """Take the weights that the segment's mini-batches have now."""
@@ -174,7 +174,7 @@ class _SegmentPass:
 
     def __call__(self) -> Tensor:
         """Train on the segment; each network's part of the epoch's loss, 0-d or (n_networks,)."""
-        if self._segment.weighted:
+        if self._segment.reweighs:
             self._penalty.follow_weights()
         n_steps = len(self._slots)
         rates = itertools.repeat(0.0, n_steps) if self._solver is None else self._solver.rates(n_steps)

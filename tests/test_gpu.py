@@ -8,9 +8,10 @@ import scipy.sparse as sp
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_digits
+from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import scale
 
-from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
+from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, stacked_fits
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,6 +44,26 @@ def test_float64_is_that_of_the_cpu(options, weighted, sparse):
     for ours, theirs in zip(gpu.coefs_, cpu.coefs_, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
     np.testing.assert_array_equal(gpu.predict(data), cpu.predict(data))
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
+def test_replayed_steps_are_those_of_the_cpu(solver, weighted):
+    """250 batches and a short one are several segments an epoch: run, recorded and replayed."""
+    weights = np.random.RandomState(0).uniform(0.1, 2, 499) if weighted else None
+    cpu = MLPTorchClassifier(**PARAMS, solver=solver, batch_size=2, device="cpu", dtype="float64")
+    cpu.fit(X[:499], Y[:499], weights)
+    gpu = clone(cpu).set_params(device="cuda").fit(X[:499], Y[:499], weights)
+    np.testing.assert_allclose(gpu.loss_curve_, cpu.loss_curve_, rtol=1e-6)
+
+
+def test_stacked_fits_are_those_of_the_cpu():
+    grid = {"alpha": [0.0, 0.1], "learning_rate_init": [0.001, 0.01, 0.1]}
+    mlp = MLPTorchClassifier(**PARAMS, batch_size=20, device="cpu", dtype="float64")
+    expected = GridSearchCV(mlp, grid, cv=3, scoring="neg_log_loss").fit(X, Y).cv_results_["mean_test_score"]
+    with stacked_fits():
+        search = GridSearchCV(clone(mlp).set_params(device="cuda"), grid, cv=3, scoring="neg_log_loss").fit(X, Y)
+    np.testing.assert_allclose(search.cv_results_["mean_test_score"], expected, rtol=1e-5)
 
 
 def test_auto_takes_the_gpu_in_float32():
