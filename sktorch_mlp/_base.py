@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -14,22 +17,28 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from sklearn.base import BaseEstimator, is_classifier
+from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import nn
 
+from . import _settings
+from ._activations import ACTIVATIONS
 from ._arrays import as_tensor, to_numpy
-from ._data import Shuffler, TrainingData
+from ._data import Samples, Shuffler, TrainingData
 from ._device import compute_threads, is_available, resolve_device, single_threaded_blas, training_dtype
 from ._gradients import BLOCK_SIZE, Predictor
-from ._losses import Loss
+from ._initialisation import initial_parameters
+from ._losses import CallableLoss, Loss
 from ._meeting import train_fit
-from ._network import StackedMLP, initial_parameters, sequential
+from ._network import StackedMLP, per_hidden_layer, sequential
+from ._observers import Observers
 from ._rows import Rows
-from ._solvers import SGD, Adam, Solver
+from ._sklearn_callbacks import TaskObserver
 from ._stacking import Fit
 from ._state import FitState
 from ._training import DivergenceError, Progress, TrainingOptions, train_lbfgs
@@ -42,16 +51,16 @@ _BATCH_SIZE_CLIPPED = (
 )
 
 
-class BaseMLPTorch(BaseEstimator, ABC):
-    """Parameters, fitting and prediction of both estimators; the parameters are the classifier's."""
+class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
+    """Parameters, fitting and prediction of both estimators."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions({"identity", "logistic", "tanh", "relu"})],
-        "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
+        "activation": [StrOptions(set(ACTIVATIONS)), callable, list, tuple],
+        "solver": [StrOptions({"lbfgs", "sgd", "adam", "adamw"}), type],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive", "cosine", "one_cycle"})],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "power_t": [Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -70,7 +79,16 @@ class BaseMLPTorch(BaseEstimator, ABC):
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
-        "dtype": [StrOptions({"auto", "float32", "float64"})],
+        "dtype": [StrOptions({"auto", "float32", "float64", "bfloat16"})],
+        "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
+        "normalization": [StrOptions({"batch", "layer"}), None],
+        "weight_init": [str, tuple],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "solver_params": [dict, None],
+        "warmup_fraction": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
+        "gradient_clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "scoring": [str, callable, None],
+        "callbacks": [list, tuple, None],
     }
 
     def __init__(
@@ -101,6 +119,15 @@ class BaseMLPTorch(BaseEstimator, ABC):
         max_fun=15000,
         device="auto",
         dtype="auto",
+        dropout=0.0,
+        normalization=None,
+        weight_init="auto",
+        weight_decay=0.01,
+        solver_params=None,
+        warmup_fraction="auto",
+        gradient_clip_norm=None,
+        scoring=None,
+        callbacks=None,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -127,58 +154,121 @@ class BaseMLPTorch(BaseEstimator, ABC):
         self.max_fun = max_fun
         self.device = device
         self.dtype = dtype
+        self.dropout = dropout
+        self.normalization = normalization
+        self.weight_init = weight_init
+        self.weight_decay = weight_decay
+        self.solver_params = solver_params
+        self.warmup_fraction = warmup_fraction
+        self.gradient_clip_norm = gradient_clip_norm
+        self.scoring = scoring
+        self.callbacks = callbacks
 
+    loss: str | Callable[..., torch.Tensor]
     coefs_: list[np.ndarray]
     intercepts_: list[np.ndarray]
+    normalizations_: list[dict[str, np.ndarray]]
     _state: FitState
 
     # What the subclasses add -----------------------------------------------------------
 
+    def _validate_targets(self, y: np.ndarray) -> np.ndarray:
+        """Checked y in the shape that all else takes."""
+        return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+
     @abstractmethod
-    def _encode_targets(self, y: np.ndarray, dtype: np.dtype, *, incremental: bool) -> tuple[np.ndarray, Loss]:
-        """Validated y as (n_targets, n_rows) training targets, and the loss they are for."""
+    def _learn_targets(self, y: np.ndarray, *, incremental: bool) -> None:
+        """Take from validated y what targets mean, or check that it is known already."""
+
+    @abstractmethod
+    def _encode_targets(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Validated y as (n_targets, n_rows) training targets."""
+
+    @abstractmethod
+    def _own_loss(self) -> Loss:
+        """The loss that `loss` names; for a function the one it takes the place of."""
+
+    def _weigh_rows(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
+        """What rows count in the loss."""
+        return sample_weight
 
     # Fitting ---------------------------------------------------------------------------
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any = None, *, incremental: bool = False) -> Self:
-        hidden_layer_sizes = self._check_hidden_layer_sizes()
-        if incremental and self.early_stopping:
-            raise ValueError("partial_fit does not support early_stopping=True")
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        validation: tuple[Any, Any, Any] = (None, None, None),
+        *,
+        incremental: bool = False,
+    ) -> Self:
+        hidden_layer_sizes = _settings.hidden_layer_sizes(self)
+        n_hidden = len(hidden_layer_sizes)
+        activations, dropout = _settings.activations(self, n_hidden), _settings.dropout_rates(self, n_hidden)
+        _settings.check_combinations(self)
+        has_validation = self._check_validation_arguments(validation, incremental)
         resuming = hasattr(self, "coefs_") and (self.warm_start or incremental)
         device = resolve_device(self.device)
         dtype = self._resolve_dtype(device, resuming)
+        given = X, y, sample_weight
         X, y, sample_weight = self._validate_training_data(X, y, sample_weight, dtype, resuming)
         dtype = dtype or X.dtype
-        targets, loss = self._encode_targets(y, dtype, incremental=incremental)
+        self._learn_targets(y, incremental=incremental)
+        loss = self._own_loss()
+        if callable(self.loss):
+            loss = CallableLoss(self.loss, loss, weighted=self._weigh_rows(y, sample_weight) is not None)
         layer_units = [X.shape[1], *hidden_layer_sizes, loss.n_outputs]
         random_state = check_random_state(self.random_state)
 
         with torch.inference_mode(False):  # inference tensors could not be trained on later
+            new_network = partial(
+                StackedMLP,
+                layer_units,
+                activations,
+                normalization=self.normalization,
+                sparse_input=sp.issparse(X),
+                in_bfloat16=self.dtype == "bfloat16",
+                dtype=torch.float32 if dtype == np.float32 else torch.float64,
+                device=device,
+            )
             if resuming:
-                state = self._resume(layer_units, sp.issparse(X), dtype, device)
+                state = self._resume(new_network)
             else:
                 self._forget()
-                state = self._start(layer_units, sp.issparse(X), dtype, device, random_state)
-            data = TrainingData(
-                rows=Rows.of(X, device, dtype),
-                targets=as_tensor(targets, device),
-                weights=None if sample_weight is None else as_tensor(sample_weight.astype(dtype, copy=False), device),
-                train=[np.arange(X.shape[0])],
+                state = FitState(sp.issparse(X), new_network())
+                # Without hidden layers scikit-learn's initial weights still go by the activation.
+                like = activations or self.activation
+                state.network.load(0, *initial_parameters(layer_units, like, random_state, _settings.weight_init(self)))
+            state.drop_out(dropout, random_state)
+            attributes = partial(self._attributes_of, state, loss)
+            data, scoring = self._training_data(
+                (X, y, sample_weight),
+                validation if has_validation else None,
+                attributes,
+                loss,
+                device,
+                dtype,
+                random_state,
             )
+            observers = self._observers(given, attributes, incremental)
+            observers.begin()
             with state.unchanged_by_errors() if resuming else nullcontext():
                 if self.solver == "lbfgs":
                     messages = self._fit_lbfgs(state, loss, data)
                 else:
-                    messages = self._fit_stochastic(state, loss, data, random_state, incremental)
-            self._publish(state, loss, device)
+                    messages = self._fit_stochastic(state, loss, data, scoring, observers, random_state, incremental)
+            self._publish(state, loss)
+        observers.end()
         for message, category in messages:  # only now: a warning that is made an error leaves a fitted model
-            warnings.warn(message, category, stacklevel=4)
+            warnings.warn(message, category, stacklevel=5)
         return self
 
     def _fit_lbfgs(self, state: FitState, loss: Loss, data: TrainingData) -> _Warnings:
         network = state.network
-        options = self._training_options(len(data.rows), self.max_iter)
-        with compute_threads(network.n_coefs * len(data.rows), self.max_iter), single_threaded_blas():
+        n_rows = len(data.train.rows)
+        options = self._training_options(n_rows, self.max_iter, None)
+        with compute_threads(network.n_coefs * n_rows, self.max_iter), single_threaded_blas():
             result = train_lbfgs(network, loss, data, options, max_fun=self.max_fun)
         if not (math.isfinite(result.fun) or result.interrupted) or not _all_finite(network.flat):
             raise DivergenceError(f"The loss is {result.fun} after {result.nit} iterations of L-BFGS.")
@@ -202,25 +292,26 @@ class BaseMLPTorch(BaseEstimator, ABC):
         state: FitState,
         loss: Loss,
         data: TrainingData,
+        scoring: Callable[[StackedMLP, int], float] | None,
+        observers: Observers,
         random_state: np.random.RandomState,
         incremental: bool,
     ) -> _Warnings:
         network, progress = state.network, state.progress
         if state.solver is None or not incremental:
-            state.solver = self._new_solver()
-        if self.early_stopping:
-            data = self._hold_out(data, loss, random_state)
-        n_rows = len(data.train[0])
+            state.solver = _settings.new_solver(self, observers.follow(_settings.new_schedule(self)))
+        (train_rows,) = data.train.indices
+        n_rows = len(train_rows)
         messages: _Warnings = []
         if self.batch_size != "auto" and self.batch_size > n_rows:
             messages += [_BATCH_SIZE_CLIPPED]
-        options = self._training_options(n_rows, 1 if incremental else self.max_iter)
+        options = self._training_options(n_rows, 1 if incremental else self.max_iter, scoring)
         # The order of a single batch does not matter, nor does a stream that ends with the fit.
         shuffles = self.shuffle and not (options.batch_size == n_rows and isinstance(self.random_state, Integral))
-        shuffler = Shuffler(data.train[0], random_state if shuffles else None)
+        shuffler = Shuffler(train_rows, random_state if shuffles else None)
         n_steps = n_rows / options.batch_size * options.max_iter
         with compute_threads(network.n_coefs * options.batch_size, n_steps):
-            train_fit(Fit(network, state.solver, loss, data, shuffler, options, progress))
+            train_fit(Fit(network, state.solver, loss, data, shuffler, options, progress, observers.active()))
 
         finite = _all_finite(network.flat)
         if progress.outcome == "diverged" or not finite:
@@ -232,19 +323,15 @@ class BaseMLPTorch(BaseEstimator, ABC):
             messages += [(f"{error} Kept the best epoch before.", ConvergenceWarning)]
         elif progress.outcome == "interrupted":
             messages += [_INTERRUPTED]
-        elif progress.outcome == "max_iter" and not incremental:
+        elif progress.outcome == "max_iter" and not (incremental or _settings.follows_plan(self)):
             unconverged = f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the "
             messages += [(unconverged + "optimization hasn't converged yet.", ConvergenceWarning)]
-        self._publish_progress(progress)
+        self.__dict__.update(self._progress_attributes(progress))
         return messages
 
-    def _new_solver(self) -> Solver:
-        rate = [self.learning_rate_init]
-        if self.solver == "sgd":
-            return SGD(rate, [self.momentum], self.nesterovs_momentum, self.learning_rate, [self.power_t])
-        return Adam(rate, [self.beta_1], [self.beta_2], [self.epsilon])
-
-    def _training_options(self, n_rows: int, max_iter: int) -> TrainingOptions:
+    def _training_options(
+        self, n_rows: int, max_iter: int, scoring: Callable[[StackedMLP, int], float] | None
+    ) -> TrainingOptions:
         return TrainingOptions(
             alpha=self.alpha,
             batch_size=min(200 if self.batch_size == "auto" else int(self.batch_size), n_rows),
@@ -252,27 +339,118 @@ class BaseMLPTorch(BaseEstimator, ABC):
             tol=self.tol,
             n_iter_no_change=self.n_iter_no_change,
             verbose=bool(self.verbose),
+            early_stopping=self.early_stopping,
+            gradient_clip_norm=_settings.clip_norm(self),
+            scoring=scoring,
+            scores_loss=self.scoring == "loss",
         )
 
-    def _hold_out(self, data: TrainingData, loss: Loss, random_state: np.random.RandomState) -> TrainingData:
+    def _observers(
+        self, given: tuple[Any, Any, Any], attributes: Callable[[StackedMLP, int], dict[str, Any]], incremental: bool
+    ) -> Observers:
+        """What watches the fit: callbacks of either world."""
+        observers = Observers()
+        if not incremental:
+            context = self._init_callback_context(max_subtasks=self.max_iter)
+            if hasattr(self, "_skl_callbacks"):
+                observers.add(TaskObserver(self, context, *given, attributes))
+        return observers
+
+    # Data ------------------------------------------------------------------------------
+
+    def _check_validation_arguments(self, validation: tuple[Any, Any, Any], incremental: bool) -> bool:
+        """Whether there are validation data of their own."""
+        X_val, y_val, sample_weight_val = validation
+        if (X_val is None) != (y_val is None):
+            given, missing = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
+            raise ValueError(f"{given} is provided, but {missing} was not provided.")
+        if X_val is None and sample_weight_val is not None:
+            raise ValueError("sample_weight_val is provided, but X_val and y_val were not provided.")
+        if X_val is not None and self.solver == "lbfgs":
+            raise ValueError("X_val and y_val are not used by solver='lbfgs'. Use a stochastic solver, such as 'adam'.")
+        if incremental and self.early_stopping and X_val is None:
+            raise ValueError(
+                "partial_fit does not support early_stopping=True\nwithout validation data of its own. Pass X_val and y_val."
+            )
+        return X_val is not None
+
+    def _training_data(
+        self,
+        training: tuple[Any, np.ndarray, np.ndarray | None],
+        validation: tuple[Any, Any, Any] | None,
+        attributes: Callable[[StackedMLP, int], dict[str, Any]],
+        loss: Loss,
+        device: torch.device,
+        dtype: np.dtype,
+        random_state: np.random.RandomState,
+    ) -> tuple[TrainingData, Callable[[StackedMLP, int], float] | None]:
+        """Samples to train on and to validate with, and what scores the latter if not the loss."""
+        X, y, sample_weight = training
+        train = self._samples(X, y, sample_weight, device, dtype)
+        has_scorer = self.scoring not in (None, "loss")
+        if validation is not None:
+            judged_by = self._validate_training_data(*validation, dtype, resuming=True)
+            data = TrainingData(train, self._samples(*judged_by, device, dtype))
+        elif self.early_stopping and self.solver != "lbfgs":
+            data = self._hold_out(train, loss, random_state)
+            assert data.validation is not None
+            (rows,) = data.validation.indices
+            judged_by = training
+            if has_scorer:
+                judged_by = X[rows], y[rows], None if sample_weight is None else sample_weight[rows]
+        else:
+            return TrainingData(train), None
+        return data, self._scorer_on(*judged_by, attributes) if has_scorer else None
+
+    def _samples(
+        self, X: Any, y: np.ndarray, sample_weight: np.ndarray | None, device: torch.device, dtype: np.dtype
+    ) -> Samples:
+        weights = self._weigh_rows(y, sample_weight)
+        return Samples(
+            rows=Rows.of(X, device, dtype, bfloat16=self.dtype == "bfloat16"),
+            targets=as_tensor(self._encode_targets(y, dtype), device),
+            weights=None if weights is None else as_tensor(weights.astype(dtype, copy=False), device),
+            indices=[np.arange(X.shape[0])],
+        )
+
+    def _hold_out(self, samples: Samples, loss: Loss, random_state: np.random.RandomState) -> TrainingData:
         """Set validation rows aside; stratified where scikit-learn does, with one encoded column."""
         indicator = is_classifier(self) and loss.n_outputs == 1
         train_rows, validation_rows = train_test_split(
-            data.train[0],
+            samples.indices[0],
             random_state=random_state,
             test_size=self.validation_fraction,
-            stratify=(data.targets.cpu().numpy() > 0.5).T if indicator else None,
+            stratify=(samples.targets.cpu().numpy() > 0.5).T if indicator else None,
         )
         if len(validation_rows) < 2:
             raise ValueError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
-        if data.weights is not None and not data.weights[as_tensor(validation_rows, data.rows.device)].any():
+        if samples.weights is not None and not samples.weights[as_tensor(validation_rows, samples.rows.device)].any():
             raise ValueError(
                 "Sample weights must contain at least one non-zero number. Those of the validation rows are all zero: "
                 "leave out rows of weight zero, or increase validation_fraction."
             )
-        return replace(data, train=[train_rows], validation=[validation_rows])
+        return TrainingData(replace(samples, indices=[train_rows]), replace(samples, indices=[validation_rows]))
+
+    def _scorer_on(
+        self,
+        X: Any,
+        y: np.ndarray,
+        sample_weight: np.ndarray | None,
+        attributes: Callable[[StackedMLP, int], dict[str, Any]],
+    ) -> Callable[[StackedMLP, int], float]:
+        """What scores networks in training on these data by `scoring`."""
+        scorer = check_scoring(self, self.scoring)
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+
+        def score(network: StackedMLP, k: int) -> float:
+            estimator = copy.copy(self)
+            estimator.__dict__.update(attributes(network, k))
+            estimator.__dict__.pop("feature_names_in_", None)  # X has been validated
+            return float(scorer(estimator, X, y, **weights))
+
+        return score
 
     def _check_solver(self) -> bool:
         if self.solver == "lbfgs":
@@ -280,15 +458,6 @@ class BaseMLPTorch(BaseEstimator, ABC):
         return True
 
     # Input -----------------------------------------------------------------------------
-
-    def _check_hidden_layer_sizes(self) -> list[int]:
-        sizes = self.hidden_layer_sizes
-        sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
-        if np.any(np.array(sizes) <= 0):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-        if any(isinstance(size, bool) or not isinstance(size, Integral) for size in sizes):
-            raise TypeError(f"hidden_layer_sizes must be integers, got {sizes}.")
-        return [int(size) for size in sizes]
 
     def _resolve_dtype(self, device: torch.device, resuming: bool) -> np.dtype | None:
         """The precision to train in; None for that of X."""
@@ -314,7 +483,7 @@ class BaseMLPTorch(BaseEstimator, ABC):
         )
         if sample_weight is not None:
             sample_weight = _check_sample_weight(to_numpy(sample_weight), X)
-        return X, y, sample_weight
+        return X, self._validate_targets(y), sample_weight
 
     # Fitted attributes -----------------------------------------------------------------
 
@@ -324,57 +493,85 @@ class BaseMLPTorch(BaseEstimator, ABC):
         for name in [name for name in vars(self) if name.endswith("_") and name not in kept]:
             delattr(self, name)
 
-    def _start(
-        self,
-        layer_units: list[int],
-        sparse_input: bool,
-        dtype: np.dtype,
-        device: torch.device,
-        random_state: np.random.RandomState,
-    ) -> FitState:
-        """A new network with scikit-learn's initial weights."""
-        network = _new_network(layer_units, self.activation, sparse_input, dtype, device)
-        network.load(0, *initial_parameters(layer_units, self.activation, random_state))
-        return FitState(sparse_input, network)
-
-    def _resume(self, layer_units: list[int], sparse_input: bool, dtype: np.dtype, device: torch.device) -> FitState:
+    def _resume(self, new_network: partial[StackedMLP]) -> FitState:
         """The fitted network, ready to be trained on."""
+        (layer_units, activations), wanted = new_network.args, new_network.keywords
         fitted_units = [self.coefs_[0].shape[0], *(coef.shape[1] for coef in self.coefs_)]
         if fitted_units != layer_units:
             raise ValueError(
                 f"The fitted network has layers of {fitted_units} units, but hidden_layer_sizes and the data now ask for "
                 f"{layer_units}. For a new network call fit with warm_start=False."
             )
-        state = getattr(self, "_state", None) or FitState(sparse_input, None)  # weights may be all that was set
+        norms = self._norms()
+        fitted_normalization = None if not norms else "batch" if "running_mean" in norms[0] else "layer"
+        if len(fitted_units) > 2 and fitted_normalization != self.normalization:
+            raise ValueError(
+                f"The fitted network has normalization={fitted_normalization!r}, but {self.normalization!r} is asked for. "
+                "For a new network call fit with warm_start=False."
+            )
+        # Weights may be all that was set.
+        state = getattr(self, "_state", None) or FitState(wanted["sparse_input"], None)
         if (
-            not state.holds([*self.coefs_, *self.intercepts_])
-            or state.network.flat.device != device
-            or self.coefs_[0].dtype != dtype
-            or state.network.activation != self.activation
+            not state.holds(self._weight_arrays())
+            or state.network.flat.device != wanted["device"]
+            or state.network.flat.dtype != wanted["dtype"]
+            or state.network.in_bfloat16 != wanted["in_bfloat16"]
+            or state.network.activations != activations
         ):
-            state.network = _new_network(layer_units, self.activation, state.sparse_input, dtype, device)
-            state.network.load(0, self.coefs_, self.intercepts_)
+            state.network = new_network(sparse_input=state.sparse_input)
+            state.network.load(0, self.coefs_, self.intercepts_, norms)
         return state
 
-    def _publish(self, state: FitState, loss: Loss, device: torch.device) -> None:
-        """Set the fitted attributes; arrays that share the network's memory stay the same objects."""
-        if not (hasattr(self, "coefs_") and state.holds([*self.coefs_, *self.intercepts_])):
-            self.coefs_, self.intercepts_ = state.publish()
-        self._state = state
-        self.n_layers_ = len(self.coefs_) + 1
-        self.n_outputs_ = loss.n_outputs
-        self.out_activation_ = loss.out_activation
-        self.t_ = state.progress.n_rows_seen
-        self.device_ = device
+    def _norms(self) -> list[dict[str, np.ndarray]]:
+        return getattr(self, "normalizations_", [])
 
-    def _publish_progress(self, progress: Progress) -> None:
-        self.n_iter_ = progress.n_iter
-        self.loss_curve_ = progress.loss_curve
+    def _weight_arrays(self) -> list[np.ndarray]:
+        """All arrays that predictions are made of."""
+        return [*self.coefs_, *self.intercepts_, *(array for norm in self._norms() for array in norm.values())]
+
+    def _publish(self, state: FitState, loss: Loss) -> None:
+        """Set the fitted attributes; arrays that share the network's memory stay the same objects."""
+        if not (hasattr(self, "coefs_") and state.holds(self._weight_arrays())):
+            self.coefs_, self.intercepts_, self.normalizations_ = state.publish()
+        self.__dict__.update(self._fitted_attributes(state, loss))
+
+    def _fitted_attributes(self, state: FitState, loss: Loss) -> dict[str, Any]:
+        return {
+            "_state": state,
+            "n_layers_": len(state.network.layer_units),
+            "n_outputs_": loss.n_outputs,
+            "out_activation_": loss.out_activation,
+            "t_": state.progress.n_rows_seen,
+            "device_": state.network.flat.device,
+        }
+
+    def _progress_attributes(self, progress: Progress) -> dict[str, Any]:
+        attributes: dict[str, Any] = {
+            "n_iter_": progress.n_iter,
+            "loss_curve_": progress.loss_curve,
+            "best_loss_": None if self.early_stopping else progress.best_loss,
+            "validation_scores_": progress.validation_scores or None,
+            "validation_loss_curve_": progress.validation_losses or None,
+            "best_validation_score_": progress.best_validation_score if self.early_stopping else None,
+            "best_n_iter_": progress.best_n_iter if self.early_stopping else None,
+        }
         if progress.loss_curve:
-            self.loss_ = progress.loss_curve[-1]
-        self.best_loss_ = None if self.early_stopping else progress.best_loss
-        self.validation_scores_ = progress.validation_scores if self.early_stopping else None
-        self.best_validation_score_ = progress.best_validation_score if self.early_stopping else None
+            attributes["loss_"] = progress.loss_curve[-1]
+        return attributes
+
+    def _attributes_of(self, state: FitState, loss: Loss, network: StackedMLP, k: int) -> dict[str, Any]:
+        """All fitted attributes of a network in training, the k-th of its stack, as if the fit had ended now."""
+        progress = copy.deepcopy(state.progress)
+        own = FitState(state.sparse_input, network.single(k), progress=progress)
+        coefs, intercepts, norms = own.publish()
+        arrays = {"coefs_": coefs, "intercepts_": intercepts, "normalizations_": norms}
+        return arrays | self._fitted_attributes(own, loss) | self._progress_attributes(progress)
+
+    @property
+    def history_(self) -> list[dict[str, float]]:
+        """Losses, scores, learning rate and seconds of each epoch, one record each."""
+        check_is_fitted(self, "coefs_")
+        return self._state.progress.records()
 
     @property
     def module_(self) -> nn.Sequential:
@@ -391,10 +588,19 @@ class BaseMLPTorch(BaseEstimator, ABC):
                 [as_tensor(np.require(array, requirements="W"), self.device_) for array in arrays]
                 for arrays in (self.coefs_, self.intercepts_)
             )
-            return sequential([coef.T for coef in coefs], intercepts, self.activation)
+            norms = [
+                [as_tensor(np.require(array, requirements="W"), self.device_) for array in norm.values()]
+                for norm in self._norms()
+            ]
+            n_hidden = len(coefs) - 1
+            activations, dropout = per_hidden_layer(self.activation, n_hidden), _settings.dropout_rates(self, n_hidden)
+            return sequential([coef.T for coef in coefs], intercepts, activations, norms, dropout).eval()
 
-        made_of = [*self.coefs_, *self.intercepts_, self.activation]
-        return self._state.keep("module", made_of, make)
+        return self._state.keep("module", self._made_of(), make)
+
+    def _made_of(self) -> list[object]:
+        """What modules and predictors are made of."""
+        return [*self._weight_arrays(), self.activation]
 
     def __setstate__(self, state):
         super().__setstate__(state)
@@ -423,11 +629,15 @@ class BaseMLPTorch(BaseEstimator, ABC):
         def make() -> Predictor:
             coefs = [as_tensor(coef.T.astype(dtype, copy=False), self.device_) for coef in self.coefs_]
             intercepts = [as_tensor(b.astype(dtype, copy=False), self.device_) for b in self.intercepts_]
-            return Predictor(coefs, intercepts, self.activation, self.out_activation_)
+            norms = [
+                [as_tensor(array.astype(dtype, copy=False), self.device_) for array in norm.values()]
+                for norm in self._norms()
+            ]
+            activations = per_hidden_layer(self.activation, len(coefs) - 1)
+            return Predictor(coefs, intercepts, activations, self.out_activation_, norms)
 
         views = self.device_.type == "cpu" and dtype == self.coefs_[0].dtype
-        made_of = [*self.coefs_, *self.intercepts_, self.activation]
-        predictor = self._state.keep("predictor", made_of, make) if views else make()
+        predictor = self._state.keep("predictor", self._made_of(), make) if views else make()
         rows = Rows.of(X, self.device_, dtype)
         with torch.no_grad(), compute_threads(min(len(rows), BLOCK_SIZE) * predictor.n_coefs):
             return predictor(rows).cpu().numpy()
@@ -453,10 +663,3 @@ class BaseMLPTorch(BaseEstimator, ABC):
 def _all_finite(values: torch.Tensor) -> bool:
     """Whether all are finite; their sum says so in one pass, unless it overflows."""
     return bool(values.sum().isfinite() or values.isfinite().all())
-
-
-def _new_network(
-    layer_units: list[int], activation: str, sparse_input: bool, dtype: np.dtype, device: torch.device
-) -> StackedMLP:
-    torch_dtype = torch.float32 if dtype == np.float32 else torch.float64
-    return StackedMLP(layer_units, activation, sparse_input=sparse_input, dtype=torch_dtype, device=device)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from numbers import Real
+from typing import Any, ClassVar
+
 import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.callback import with_callbacks
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 
 from ._arrays import to_numpy
 from ._base import BaseMLPTorch
-from ._losses import BinaryLogLoss, LogLoss, Loss, OneClassLogLoss
+from ._losses import BinaryLogLoss, LogLoss, Loss, OneClassLogLoss, SoftBinaryLogLoss, SoftLogLoss
 
 
 class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
@@ -25,22 +30,30 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
     ----------
     hidden_layer_sizes : int or sequence of int, default=(100,)
         Units of each hidden layer; ``()`` gives a linear model.
-    activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
-        Activation of the hidden layers.
-    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
-        Stochastic gradient descent, Adam [1]_, or the quasi-Newton method L-BFGS [2]_,
-        which suits small data.
+    activation : str, callable or sequence of these, default='relu'
+        Activation of the hidden layers: 'identity', 'logistic', 'tanh', 'relu',
+        'leaky_relu', 'elu', 'selu', 'gelu', 'silu', 'mish', any elementwise function of a
+        tensor such as `torch.nn.functional.softplus`, or a sequence of one for each layer.
+    solver : {'lbfgs', 'sgd', 'adam', 'adamw'} or class of `torch.optim`, default='adam'
+        Stochastic gradient descent, Adam [1]_, Adam with decoupled weight decay [4]_, or the
+        quasi-Newton method L-BFGS [2]_, which suits small data. Or the class of any
+        optimiser of PyTorch's, see `solver_params`.
     alpha : float, default=0.0001
         Strength of the L2 penalty on the weights, not on the intercepts:
-        ``0.5 * alpha * sum(w**2) / n`` is added to the mean loss of a batch of n rows.
+        ``0.5 * alpha * sum(w**2) / n`` is added to the mean loss of a batch of n rows,
+        with every solver.
     batch_size : int or 'auto', default='auto'
         Rows of a mini-batch; "auto" is ``min(200, n_samples)``. A short last batch is
         kept. Not used by lbfgs.
-    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
-        Schedule for sgd only: constant; divided by ``(rows seen + 1) ** power_t`` after
-        each epoch; or divided by 5 at each plateau.
+    learning_rate : {'constant', 'invscaling', 'adaptive', 'cosine', 'one_cycle'}, \
+            default='constant'
+        Schedule: constant; divided by ``(rows seen + 1) ** power_t`` after each epoch;
+        divided by 5 at each plateau; a cosine from `learning_rate_init` to zero over
+        `max_iter` epochs, as `torch.optim.lr_scheduler.CosineAnnealingLR`; or up to
+        `learning_rate_init` and down again, batch by batch, as `OneCycleLR` (momentum
+        stays). As in scikit-learn, adam ignores 'invscaling' and 'adaptive', and lbfgs all.
     learning_rate_init : float, default=0.001
-        Learning rate of sgd and adam.
+        Learning rate of the stochastic solvers, the highest one of a schedule.
     power_t : float, default=0.5
         Exponent of "invscaling".
     max_iter : int, default=200
@@ -63,11 +76,11 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
     nesterovs_momentum : bool, default=True
         Whether sgd's momentum is Nesterov's.
     early_stopping : bool, default=False
-        Whether to set rows aside, to stop when their score has not improved by `tol` for
+        Whether to set rows aside, or to take `X_val`, to stop when the score has not improved by `tol` for
         more than `n_iter_no_change` epochs, and to keep the weights of the best epoch.
         Otherwise training stops on a plateau of the training loss. Not used by lbfgs.
     validation_fraction : float, default=0.1
-        Share of rows set aside for early stopping; stratified for binary targets.
+        Share of rows set aside for early stopping without `X_val`; stratified for binary targets.
     beta_1, beta_2 : float, default=0.9, 0.999
         Decay rates of adam's moments, in [0, 1).
     epsilon : float, default=1e-8
@@ -79,10 +92,57 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
     device : str or torch.device, default='auto'
         Where to train and predict: "cpu", "cuda", "cuda:1", "mps" or a `torch.device`.
         "auto" is CUDA if there is one, else Apple's MPS, else the CPU.
-    dtype : {'auto', 'float32', 'float64'}, default='auto'
+    dtype : {'auto', 'float32', 'float64', 'bfloat16'}, default='auto'
         Precision of weights and arithmetic. "auto" does on the CPU what scikit-learn
         does, float32 for float32 X and float64 for all other, and takes float32 on a
-        GPU. "float32" about halves the time.
+        GPU. "float32" about halves the time. "bfloat16" keeps weights in float32 and rounds
+        the operands of the products of training, which pays for wide layers on processors
+        and GPUs that have such products.
+    loss : 'log_loss' or callable, default='log_loss'
+        What is minimised. A function is called as ``loss(logits, y)`` with tensors of shape
+        (n_rows, n_classes) and (n_rows,), class indices, as `torch.nn.functional.cross_entropy`;
+        for binary targets (n_rows,) and (n_rows,), for multilabel ones (n_rows, n_labels)
+        both, of 0 and 1. It gives a loss for each row, or their mean where rows have no weights.
+    class_weight : dict, list of dict, 'balanced' or None, default=None
+        Weights of the classes in the loss, ``{label: weight}``, with `sample_weight`
+        multiplied. "balanced" is ``n_samples / (n_classes * bincount(y))``. For multilabel
+        targets a list of one dict for each label.
+    label_smoothing : float, default=0.0
+        Share of the target, in [0, 1), that is spread evenly over the classes [8]_, for
+        binary and multilabel targets over 0 and 1. 0.1 is usual; it keeps probabilities off
+        0 and 1.
+    dropout : float or sequence of float, default=0.0
+        Probability with which a hidden unit is dropped in training [5]_, in [0, 1), one for
+        all hidden layers or one each. 0.1 to 0.5 helps wide networks that overfit. Not for
+        lbfgs.
+    normalization : {None, 'batch', 'layer'}, default=None
+        Batch normalization [6]_ or layer normalization [7]_ of the hidden layers, before
+        the activation. "batch" speeds up deep networks; in training rows count by their
+        weight, for predictions it uses running means. Not "batch" for lbfgs.
+    weight_init : str or ('normal', std), default='auto'
+        Initial weights: "auto" as scikit-learn [3]_; 'glorot_uniform', 'glorot_normal',
+        'he_uniform', 'he_normal', 'lecun_normal' or 'orthogonal' as `torch.nn.init` has
+        them, or normal with the given standard deviation, all with intercepts of zero; or
+        'torch', the default of `torch.nn.Linear`.
+    weight_decay : float, default=0.01
+        Decoupled decay of adamw: at each step weights, but not intercepts, shrink by
+        ``learning_rate * weight_decay``. `alpha` acts as well; set it to 0 for the decay
+        alone. Not used by other solvers.
+    solver_params : dict or None, default=None
+        What a class given as `solver` takes beside parameters and ``lr``, such as
+        ``{"weight_decay": 1e-4}``.
+    warmup_fraction : float or 'auto', default='auto'
+        Share of `max_iter` in which "cosine" and "one_cycle" rise, batch by batch. "auto" is
+        none for "cosine" and 0.3 for "one_cycle".
+    gradient_clip_norm : float or None, default=None
+        Norm to which larger gradients, of all parameters together, are scaled down before
+        each step, as by `torch.nn.utils.clip_grad_norm_`. Not for lbfgs.
+    scoring : str, callable or None, default=None
+        What judges validation rows: None for accuracy, "loss" for the loss (negated),
+        or the name of a scorer or a scorer of scikit-learn's.
+    callbacks : list of skorch callbacks or None, default=None
+        Instances, classes, or ``(name, callback)`` pairs; see the guide. scikit-learn's
+        callbacks are set by `set_callbacks`. Not for lbfgs.
 
     Attributes
     ----------
@@ -92,6 +152,9 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
         Weights of each layer. What is written here, in place or anew, predicts.
     intercepts_ : list of ndarray of shape (n_out,)
         Intercepts of each layer, likewise.
+    normalizations_ : list of dict of ndarray
+        What the normalization of each hidden layer has learned, by PyTorch's names:
+        "weight", "bias" and, for batch normalization, "running_mean", "running_var".
     module_ : torch.nn.Sequential
         The network as plain modules; the last gives logits, before `out_activation_`.
         On the CPU it shares the memory of `coefs_` and `intercepts_`.
@@ -104,9 +167,16 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
     best_loss_ : float or None
         Least loss of an epoch; None with early stopping.
     validation_scores_ : list of float or None
-        Accuracy on the validation rows after each epoch; early stopping only.
+        Score of the validation rows after each epoch, see `scoring`; None without.
+    validation_loss_curve_ : list of float or None
+        Loss of the validation rows after each epoch, without penalty.
     best_validation_score_ : float or None
-        Best of them.
+        Best of the scores; early stopping only.
+    best_n_iter_ : int or None
+        Epoch whose weights were kept, counted from 1; early stopping only.
+    history_ : list of dict
+        One record an epoch: epoch, loss, validation_loss, validation_score, learning_rate,
+        seconds. ``pandas.DataFrame(model.history_)`` is a table of it.
     n_iter_ : int
         Epochs (or iterations of lbfgs) of the last fit.
     t_ : int
@@ -143,6 +213,15 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
        constrained optimization", SIAM J. Sci. Comput. 16(5), 1995; scipy's L-BFGS-B.
     .. [3] X. Glorot and Y. Bengio, "Understanding the difficulty of training deep
        feedforward neural networks", AISTATS 2010: the initial weights.
+    .. [4] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", 2019,
+       :arxiv:`1711.05101`. Epsilon stands inside the bias correction, as in PyTorch.
+    .. [5] N. Srivastava et al., "Dropout: A simple way to prevent neural networks from
+       overfitting", JMLR 15, 2014.
+    .. [6] S. Ioffe and C. Szegedy, "Batch normalization", 2015, :arxiv:`1502.03167`.
+    .. [7] J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer normalization", 2016,
+       :arxiv:`1607.06450`.
+    .. [8] C. Szegedy et al., "Rethinking the Inception architecture", 2015,
+       :arxiv:`1512.00567`.
 
     Examples
     --------
@@ -160,20 +239,140 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
     (2, 3)
     """
 
-    def _encode_targets(self, y: np.ndarray, dtype: np.dtype, *, incremental: bool) -> tuple[np.ndarray, Loss]:
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseMLPTorch._parameter_constraints,
+        "loss": [StrOptions({"log_loss"}), callable],
+        "class_weight": [StrOptions({"balanced"}), dict, list, None],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        *,
+        solver="adam",
+        alpha=0.0001,
+        batch_size="auto",
+        learning_rate="constant",
+        learning_rate_init=0.001,
+        power_t=0.5,
+        max_iter=200,
+        shuffle=True,
+        random_state=None,
+        tol=1e-4,
+        verbose=False,
+        warm_start=False,
+        momentum=0.9,
+        nesterovs_momentum=True,
+        early_stopping=False,
+        validation_fraction=0.1,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        n_iter_no_change=10,
+        max_fun=15000,
+        device="auto",
+        dtype="auto",
+        loss="log_loss",
+        class_weight=None,
+        label_smoothing=0.0,
+        dropout=0.0,
+        normalization=None,
+        weight_init="auto",
+        weight_decay=0.01,
+        solver_params=None,
+        warmup_fraction="auto",
+        gradient_clip_norm=None,
+        scoring=None,
+        callbacks=None,
+    ):
+        super().__init__(
+            hidden_layer_sizes,
+            activation,
+            solver=solver,
+            alpha=alpha,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            learning_rate_init=learning_rate_init,
+            power_t=power_t,
+            max_iter=max_iter,
+            shuffle=shuffle,
+            random_state=random_state,
+            tol=tol,
+            verbose=verbose,
+            warm_start=warm_start,
+            momentum=momentum,
+            nesterovs_momentum=nesterovs_momentum,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            n_iter_no_change=n_iter_no_change,
+            max_fun=max_fun,
+            device=device,
+            dtype=dtype,
+            dropout=dropout,
+            normalization=normalization,
+            weight_init=weight_init,
+            weight_decay=weight_decay,
+            solver_params=solver_params,
+            warmup_fraction=warmup_fraction,
+            gradient_clip_norm=gradient_clip_norm,
+            scoring=scoring,
+            callbacks=callbacks,
+        )
+        self.loss = loss
+        self.class_weight = class_weight
+        self.label_smoothing = label_smoothing
+
+    def _learn_targets(self, y: np.ndarray, *, incremental: bool) -> None:
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_
         else:
             self._check_known_classes(y)
-        if self._label_binarizer.y_type_ == "multiclass":
+        if incremental and self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' is not supported for partial_fit, which does not see all rows at once. Compute "
+                "the weights with sklearn.utils.class_weight.compute_class_weight and pass them as a dict."
+            )
+
+    def _encode_targets(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        unknown = np.setdiff1d(unique_labels(y), self.classes_)
+        if len(unknown):
+            raise ValueError(f"y_val has classes {unknown}, which y does not have. Known are {self.classes_}.")
+        if self._label_binarizer.y_type_ == "multiclass" and not self.label_smoothing:
             # Class indices take the place of scikit-learn's indicator columns, n_classes times smaller.
-            return np.searchsorted(self.classes_, y)[np.newaxis], LogLoss(len(self.classes_))
-        indicators = self._label_binarizer.transform(y)
-        loss_class = OneClassLogLoss if len(self.classes_) == 1 else BinaryLogLoss
-        return np.ascontiguousarray(indicators.T, dtype=dtype), loss_class(indicators.shape[1])
+            return np.searchsorted(self.classes_, y)[np.newaxis]
+        targets = np.ascontiguousarray(self._label_binarizer.transform(y).T, dtype=dtype)
+        if self.label_smoothing and len(self.classes_) > 1:
+            n_alternatives = len(targets) if self._label_binarizer.y_type_ == "multiclass" else 2
+            targets *= 1 - self.label_smoothing
+            targets += self.label_smoothing / n_alternatives
+        return targets
+
+    def _own_loss(self) -> Loss:
+        if self.label_smoothing and callable(self.loss):
+            raise ValueError("label_smoothing cannot be used with a loss function. Let the function smooth the labels.")
+        n_classes = len(self.classes_)
+        if self._label_binarizer.y_type_ == "multiclass":
+            return SoftLogLoss(n_classes) if self.label_smoothing else LogLoss(n_classes)
+        if n_classes == 1:
+            return OneClassLogLoss(1)
+        n_outputs = n_classes if self._label_binarizer.y_type_.startswith("multilabel") else 1
+        return SoftBinaryLogLoss(n_outputs) if self.label_smoothing else BinaryLogLoss(n_outputs)
+
+    def _weigh_rows(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
+        if self.class_weight is None:
+            return sample_weight
+        if y.ndim == 1:
+            by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
+            weights = by_class[np.searchsorted(self.classes_, y)]
+        else:
+            weights = compute_sample_weight(self.class_weight, y)
+        return weights if sample_weight is None else weights * sample_weight
 
     def _check_known_classes(self, y: np.ndarray) -> None:
         """A further fit must have the classes of the first (warm start), or some of them (partial_fit)."""
@@ -189,8 +388,9 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
                 f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {classes}."
             )
 
+    @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
         """Fit the network to training data.
 
         Parameters
@@ -201,6 +401,14 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
             Class labels, or a label indicator matrix for multilabel targets.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples in the loss; None weighs all alike.
+        X_val : {array-like, sparse matrix, Tensor} of shape (n_val, n_features), default=None
+            Validation input. Scored after each epoch and, with early stopping, judged by in
+            place of rows of X that are set aside. In a `Pipeline` it reaches this step
+            untransformed unless the pipeline has ``transform_input=["X_val"]``.
+        y_val : array-like of shape (n_val,) or (n_val, n_outputs), default=None
+            Class labels of X_val.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Weights of X_val's rows in validation loss and score.
 
         Returns
         -------
@@ -212,11 +420,11 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
         ValueError
             If the input is invalid, the device is absent, or the loss diverges.
         """
-        return self._fit(X, y, sample_weight)
+        return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
 
     @available_if(lambda self: self._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, sample_weight=None, classes=None):
+    def partial_fit(self, X, y, sample_weight=None, classes=None, *, X_val=None, y_val=None, sample_weight_val=None):
         """Train one epoch over the given data, going on from the present state.
 
         Parameters
@@ -230,6 +438,10 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
         classes : array-like of shape (n_classes,), default=None
             All labels that any call will see; required at the first call. `y` need not
             have them all.
+        X_val, y_val, sample_weight_val : default=None
+            Validation data as in `fit`; required with ``early_stopping=True``. Nothing is
+            stopped or restored between calls: compare `best_n_iter_` with the length of
+            `validation_scores_`.
 
         Returns
         -------
@@ -240,7 +452,7 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
         if _check_partial_fit_first_call(self, to_numpy(classes)):
             multilabel = type_of_target(y).startswith("multilabel")
             self._label_binarizer = LabelBinarizer().fit(y if multilabel else self.classes_)
-        return self._fit(X, y, sample_weight, incremental=True)
+        return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), incremental=True)
 
     def predict(self, X):
         """Predict class labels.

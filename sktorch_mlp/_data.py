@@ -20,8 +20,8 @@ _SEGMENT_ROWS, _SEGMENT_BATCHES = 2**17, 64
 
 
 @dataclass
-class TrainingData:
-    """What the fits of a stack are given; training changes none of it.
+class Samples:
+    """Rows, targets and weights of the fits of a stack; training changes none of it.
 
     Attributes
     ----------
@@ -31,10 +31,8 @@ class TrainingData:
         Class indices (int64, one target) or target values.
     weights : Tensor of shape (n_all_rows,) or None
         Sample weights.
-    train : sequence of ndarray of shape (n_train,)
-        Indices of each network's training rows.
-    validation : sequence of ndarray of shape (n_validation,) or None
-        Indices of each network's validation rows of early stopping.
+    indices : sequence of ndarray of shape (n_rows,)
+        Those that each network is to use.
     starts : sequence of (int, int), default=()
         Where a network's rows, and where its targets and weights start; () for 0 in all cases.
     """
@@ -42,8 +40,7 @@ class TrainingData:
     rows: Rows
     targets: Tensor
     weights: Tensor | None
-    train: Sequence[np.ndarray]
-    validation: Sequence[np.ndarray] | None = None
+    indices: Sequence[np.ndarray]
     starts: Sequence[tuple[int, int]] = ()
 
     @property
@@ -51,14 +48,10 @@ class TrainingData:
         """Memory of X, targets and weights."""
         return self.rows.nbytes + self.targets.nbytes + (0 if self.weights is None else self.weights.nbytes)
 
-    def keep(self, networks: Sequence[int]) -> TrainingData:
-        """The data of these networks."""
-        return replace(
-            self,
-            train=[self.train[k] for k in networks],
-            validation=None if self.validation is None else [self.validation[k] for k in networks],
-            starts=[self.starts[k] for k in networks] if self.starts else (),
-        )
+    def keep(self, networks: Sequence[int]) -> Samples:
+        """The samples of these networks."""
+        starts = [self.starts[k] for k in networks] if self.starts else ()
+        return replace(self, indices=[self.indices[k] for k in networks], starts=starts)
 
     def stack(self, rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Each network's rows side by side, as indices of rows and of targets, both ([n_networks,] n_rows).
@@ -79,6 +72,40 @@ class TrainingData:
         return taken.unflatten(-1, target_rows.shape).movedim(0, -2)
 
 
+@dataclass
+class TrainingData:
+    """What the fits of a stack are given.
+
+    Attributes
+    ----------
+    train : Samples
+    validation : Samples or None
+        What epochs are judged by: samples of their own, or those set aside, which share the tensors of `train`.
+    """
+
+    train: Samples
+    validation: Samples | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all samples."""
+        shared = self.validation is None or self.validation.rows is self.train.rows
+        return self.train.nbytes + (0 if shared or self.validation is None else self.validation.nbytes)
+
+    def keep(self, networks: Sequence[int]) -> TrainingData:
+        """The data of these networks."""
+        return TrainingData(
+            self.train.keep(networks), None if self.validation is None else self.validation.keep(networks)
+        )
+
+    def on_rows(self, rows: Rows) -> TrainingData:
+        """The same with these training rows, which are equal to its own."""
+        validation = self.validation
+        if validation is not None and validation.rows is self.train.rows:
+            validation = replace(validation, rows=rows)
+        return TrainingData(replace(self.train, rows=rows), validation)
+
+
 def join_data(parts: Sequence[TrainingData]) -> TrainingData:
     """The data of several fits as those of a stack; what several have in common is held once.
 
@@ -87,22 +114,30 @@ def join_data(parts: Sequence[TrainingData]) -> TrainingData:
     parts : sequence of TrainingData
         Dense, of one network each.
     """
+    train = _join_samples([part.train for part in parts])
+    validations = [part.validation for part in parts if part.validation is not None]
+    if not validations:
+        return TrainingData(train)
+    if all(v.targets is part.train.targets for v, part in zip(validations, parts, strict=True)):
+        return TrainingData(train, replace(train, indices=[rows for v in validations for rows in v.indices]))
+    return TrainingData(train, _join_samples(validations))
+
+
+def _join_samples(parts: Sequence[Samples]) -> Samples:
     X, row_starts = _join([(part.rows.X,) for part in parts], axis=0)
     weighted = any(part.weights is not None for part in parts)
     labels = [(part.targets, _weights(part).unsqueeze(0)) if weighted else (part.targets,) for part in parts]
     (targets, *weights), target_starts = _join(labels, axis=-1)
-    has_validation = parts[0].validation is not None
-    return TrainingData(
+    return Samples(
         rows=replace(parts[0].rows, X=X[0]),
         targets=targets,
         weights=weights[0].squeeze(0) if weighted else None,
-        train=[rows for part in parts for rows in part.train],
-        validation=[rows for part in parts for rows in part.validation or ()] if has_validation else None,
+        indices=[rows for part in parts for rows in part.indices],
         starts=list(zip(row_starts, target_starts, strict=True)),
     )
 
 
-def _weights(part: TrainingData) -> Tensor:
+def _weights(part: Samples) -> Tensor:
     if part.weights is not None:
         return part.weights
     return torch.ones(part.targets.shape[-1], dtype=part.rows.dtype, device=part.targets.device)
@@ -190,7 +225,7 @@ class MiniBatches:
 
     Parameters
     ----------
-    data : TrainingData
+    samples : Samples
     shufflers : sequence of Shuffler
         One a network.
     batch_size : int
@@ -203,24 +238,24 @@ class MiniBatches:
         Those of an epoch, in order; the same object stands for those that are alike.
     """
 
-    def __init__(self, data: TrainingData, shufflers: Sequence[Shuffler], batch_size: int) -> None:
-        self._data, self._shufflers = data, shufflers
-        n_train = [len(rows) for rows in data.train]
+    def __init__(self, samples: Samples, shufflers: Sequence[Shuffler], batch_size: int) -> None:
+        self._samples, self._shufflers = samples, shufflers
+        n_train = [len(rows) for rows in samples.indices]
         n_rows = max(n_train)
         sizes = [min(batch_size, n_rows - start) for start in range(0, n_rows, batch_size)]
         if min(n_train) <= n_rows - sizes[-1]:
             raise ValueError(f"{min(n_train)} and {n_rows} rows are not as many batches of {batch_size}.")
         per_segment = max(1, _SEGMENT_ROWS // batch_size)
-        if data.rows.device.type != "cpu":
+        if samples.rows.device.type != "cpu":
             per_segment = min(per_segment, _SEGMENT_BATCHES)
         parts = [sizes[start : start + per_segment] for start in range(0, len(sizes), per_segment)]
-        last = Segment(data, parts[-1], n_train, missing=[n_rows - n for n in n_train])
+        last = Segment(samples, parts[-1], n_train, missing=[n_rows - n for n in n_train])
         if len(parts) > 1:
-            first = Segment(data, parts[0], n_train, missing=[0] * len(n_train))
+            first = Segment(samples, parts[0], n_train, missing=[0] * len(n_train))
         self.segments = [first] * (len(parts) - 1) + [last] if len(parts) > 1 else [last]
         self._lengths = [sum(part) for part in parts]
         if len(sizes) == 1:  # all training rows, whose order does not matter
-            last.load(*data.stack(data.train), once=True)
+            last.load(*samples.stack(samples.indices), once=True)
 
     def shuffle_ahead(self) -> None:
         """Shuffle for the next epoch already."""
@@ -233,7 +268,7 @@ class MiniBatches:
         if self.segments[-1].loaded_once:
             yield self.segments[-1]
             return
-        parts = (indices.split(self._lengths, -1) for indices in self._data.stack(orders))
+        parts = (indices.split(self._lengths, -1) for indices in self._samples.stack(orders))
         for segment, rows, target_rows in zip(self.segments, *parts, strict=True):
             segment.load(rows, target_rows)
             yield segment
@@ -246,7 +281,7 @@ class Segment:
 
     Parameters
     ----------
-    data : TrainingData
+    samples : Samples
     sizes : list of int
         Rows of each mini-batch; none is larger than the first.
     n_train : sequence of int
@@ -261,6 +296,8 @@ class Segment:
         Whether rows count differently, for their weights or because some are missing.
     reweighs : bool
         Whether each `load` changes `scales` and `totals`.
+    row_parts : sequence of Tensor of shape ([n_networks,] n_rows_of_batch)
+        Which rows of X each mini-batch has.
     targets : Tensor of shape (..., n_targets, n_rows)
     target_parts : sequence of Tensor of shape (..., n_targets, n_rows_of_batch)
     scales : sequence of Tensor, 0-d or of shape (..., 1, n_rows_of_batch)
@@ -271,20 +308,21 @@ class Segment:
         Each batch's share of the epoch, by its rows.
     """
 
-    def __init__(self, data: TrainingData, sizes: list[int], n_train: Sequence[int], missing: Sequence[int]) -> None:
+    def __init__(self, samples: Samples, sizes: list[int], n_train: Sequence[int], missing: Sequence[int]) -> None:
         n_networks, n_rows, n_batches = len(n_train), sum(sizes), len(sizes)
-        like = torch.empty(0, dtype=data.rows.dtype, device=data.rows.device)
-        self._data, self.sizes, self.loaded_once = data, sizes, False
+        like = torch.empty(0, dtype=samples.rows.dtype, device=samples.rows.device)
+        self._samples, self.sizes, self.loaded_once = samples, sizes, False
         self._rows = lean(torch.zeros(n_networks, n_rows, dtype=torch.int64, device=like.device))
-        self._gathered = data.targets.new_empty(len(data.targets), n_networks * n_rows)
+        self.row_parts = self._rows.split(sizes, -1)
+        self._gathered = samples.targets.new_empty(len(samples.targets), n_networks * n_rows)
         self.targets = self._gathered.unflatten(-1, self._rows.shape).movedim(0, -2)
         self.target_parts = self.targets.split(sizes, -1)
         #: whether its steps are nothing but kernels on a GPU, in tensors that stay in place
-        self.can_be_captured = like.device.type == "cuda" and not data.rows.is_sparse
+        self.can_be_captured = like.device.type == "cuda" and not samples.rows.is_sparse
         self._loads: list[Load] = []
         self._batches: list[Batch] = []
 
-        self.reweighs = data.weights is not None
+        self.reweighs = samples.weights is not None
         self.weighted = self.reweighs or any(missing)
         self._row_axes = None if n_networks == 1 else (-1, -2)
         if not self.weighted:
@@ -299,7 +337,7 @@ class Segment:
             self._present = self._weights[:, :n_rows].clone()
             self._scales = torch.zeros_like(self._weights)
             self.totals = like.new_zeros(n_batches, n_networks)
-            self._may_be_empty = data.weights is not None and bool((data.weights <= 0).any())
+            self._may_be_empty = samples.weights is not None and bool((samples.weights <= 0).any())
             parts = self._scales.unsqueeze(1).split(sizes[0], -1)
             self.scales = [lean(part[..., :size]) for part, size in zip(parts, sizes, strict=True)]
             n_present = self._weights.unflatten(-1, (n_batches, -1)).sum(-1).mT
@@ -317,14 +355,14 @@ class Segment:
         ZeroDivisionError
             If the weights of a mini-batch sum to zero.
         """
+        self._rows.copy_(rows)
         if once:
-            self._batches, self.loaded_once = [self._data.rows.take(rows)], True
+            self._batches, self.loaded_once = [self._samples.rows.take(rows)], True
         else:
-            self._loads = self._loads or self._data.rows.loads(self._rows, self.sizes)
-            self._rows.copy_(rows)
-        torch.index_select(self._data.targets, -1, target_rows.flatten(), out=self._gathered)
-        if self._data.weights is not None:
-            weights = self._data.weights.index_select(0, target_rows.flatten())
+            self._loads = self._loads or self._samples.rows.loads(self._rows, self.sizes)
+        torch.index_select(self._samples.targets, -1, target_rows.flatten(), out=self._gathered)
+        if self._samples.weights is not None:
+            weights = self._samples.weights.index_select(0, target_rows.flatten())
             self._weigh(weights.view_as(self._present).mul_(self._present))
             self.reweighs = not once
 

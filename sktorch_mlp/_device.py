@@ -66,16 +66,30 @@ def training_dtype(dtype: str, device: torch.device) -> np.dtype | None:
     "auto" does on the CPU what scikit-learn does: float32 input trains in float32, all
     other in float64. On a GPU it is float32, as most GPUs are slow in float64 or lack it.
 
+    With "bfloat16" it is float32, in all but the products of training.
+
     Raises
     ------
     ValueError
-        If float64 is asked for on a device that lacks it.
+        If float64 or bfloat16 is asked for on a device that lacks it.
     """
+    if dtype == "bfloat16":
+        _check_bfloat16(device)
+        return np.dtype(np.float32)
     if dtype == "auto":
         return None if device.type == "cpu" else np.dtype(np.float32)
     if dtype == "float64" and device.type == "mps":
         raise ValueError("dtype='float64' is not supported on Apple's MPS device. Use dtype='float32' or device='cpu'.")
     return np.dtype(dtype)
+
+
+def _check_bfloat16(device: torch.device) -> None:
+    if device.type == "cuda":
+        is_there = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        is_there = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if not is_there:
+        raise ValueError(f"dtype='bfloat16' is not supported by this {device.type!r} device. Use dtype='float32'.")
 
 
 #: Multiply-adds of a step, and of all steps of a job, from which more threads pay. A short job

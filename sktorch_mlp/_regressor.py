@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
 from sklearn.base import RegressorMixin, _fit_context
-from sklearn.utils import column_or_1d
-from sklearn.utils._param_validation import StrOptions
+from sklearn.callback import with_callbacks
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from ._arrays import to_numpy
 from ._base import BaseMLPTorch
-from ._losses import HalfPoissonDeviance, HalfSquaredError, Loss
+from ._losses import AbsoluteError, HalfPoissonDeviance, HalfSquaredError, HuberLoss, Loss, QuantileLoss
 
-_LOSSES: dict[str, type[Loss]] = {"squared_error": HalfSquaredError, "poisson": HalfPoissonDeviance}
+_LOSSES: dict[str, Callable[[int], Loss]] = {
+    "squared_error": HalfSquaredError,
+    "poisson": HalfPoissonDeviance,
+    "absolute_error": AbsoluteError,
+    "huber": HuberLoss,
+}
 
 
 class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
@@ -26,27 +33,40 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
 
     Parameters
     ----------
-    loss : {'squared_error', 'poisson'}, default='squared_error'
-        Loss to minimise, as scikit-learn halved: half the squared error, or half the
-        Poisson deviance with an exponential output, for targets ``y >= 0``.
+    loss : {'squared_error', 'poisson', 'absolute_error', 'huber', 'quantile'} or callable, \
+            default='squared_error'
+        Loss to minimise: half the squared error; half the Poisson deviance with an
+        exponential output, for targets ``y >= 0`` (both as scikit-learn has them); the
+        absolute error; Huber's loss, linear for errors above 1 (scale the target); or the pinball
+        loss of `quantile`. A function is called as ``loss(y_pred, y)`` with tensors of shape
+        (n_rows,) or (n_rows, n_outputs), and gives a loss for each row, or their mean where
+        rows have no weights. Losses that scikit-learn lacks are means over outputs.
     hidden_layer_sizes : int or sequence of int, default=(100,)
         Units of each hidden layer; ``()`` gives a linear model.
-    activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
-        Activation of the hidden layers.
-    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
-        Stochastic gradient descent, Adam [1]_, or the quasi-Newton method L-BFGS [2]_,
-        which suits small data.
+    activation : str, callable or sequence of these, default='relu'
+        Activation of the hidden layers: 'identity', 'logistic', 'tanh', 'relu',
+        'leaky_relu', 'elu', 'selu', 'gelu', 'silu', 'mish', any elementwise function of a
+        tensor such as `torch.nn.functional.softplus`, or a sequence of one for each layer.
+    solver : {'lbfgs', 'sgd', 'adam', 'adamw'} or class of `torch.optim`, default='adam'
+        Stochastic gradient descent, Adam [1]_, Adam with decoupled weight decay [4]_, or the
+        quasi-Newton method L-BFGS [2]_, which suits small data. Or the class of any
+        optimiser of PyTorch's, see `solver_params`.
     alpha : float, default=0.0001
         Strength of the L2 penalty on the weights, not on the intercepts:
-        ``0.5 * alpha * sum(w**2) / n`` is added to the mean loss of a batch of n rows.
+        ``0.5 * alpha * sum(w**2) / n`` is added to the mean loss of a batch of n rows,
+        with every solver.
     batch_size : int or 'auto', default='auto'
         Rows of a mini-batch; "auto" is ``min(200, n_samples)``. A short last batch is
         kept. Not used by lbfgs.
-    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
-        Schedule for sgd only: constant; divided by ``(rows seen + 1) ** power_t`` after
-        each epoch; or divided by 5 at each plateau.
+    learning_rate : {'constant', 'invscaling', 'adaptive', 'cosine', 'one_cycle'}, \
+            default='constant'
+        Schedule: constant; divided by ``(rows seen + 1) ** power_t`` after each epoch;
+        divided by 5 at each plateau; a cosine from `learning_rate_init` to zero over
+        `max_iter` epochs, as `torch.optim.lr_scheduler.CosineAnnealingLR`; or up to
+        `learning_rate_init` and down again, batch by batch, as `OneCycleLR` (momentum
+        stays). As in scikit-learn, adam ignores 'invscaling' and 'adaptive', and lbfgs all.
     learning_rate_init : float, default=0.001
-        Learning rate of sgd and adam.
+        Learning rate of the stochastic solvers, the highest one of a schedule.
     power_t : float, default=0.5
         Exponent of "invscaling".
     max_iter : int, default=200
@@ -69,11 +89,11 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
     nesterovs_momentum : bool, default=True
         Whether sgd's momentum is Nesterov's.
     early_stopping : bool, default=False
-        Whether to set rows aside, to stop when their score has not improved by `tol` for
+        Whether to set rows aside, or to take `X_val`, to stop when the score has not improved by `tol` for
         more than `n_iter_no_change` epochs, and to keep the weights of the best epoch.
         Otherwise training stops on a plateau of the training loss. Not used by lbfgs.
     validation_fraction : float, default=0.1
-        Share of rows set aside for early stopping; stratified for binary targets.
+        Share of rows set aside for early stopping without `X_val`; stratified for binary targets.
     beta_1, beta_2 : float, default=0.9, 0.999
         Decay rates of adam's moments, in [0, 1).
     epsilon : float, default=1e-8
@@ -85,10 +105,46 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
     device : str or torch.device, default='auto'
         Where to train and predict: "cpu", "cuda", "cuda:1", "mps" or a `torch.device`.
         "auto" is CUDA if there is one, else Apple's MPS, else the CPU.
-    dtype : {'auto', 'float32', 'float64'}, default='auto'
+    dtype : {'auto', 'float32', 'float64', 'bfloat16'}, default='auto'
         Precision of weights and arithmetic. "auto" does on the CPU what scikit-learn
         does, float32 for float32 X and float64 for all other, and takes float32 on a
-        GPU. "float32" about halves the time.
+        GPU. "float32" about halves the time. "bfloat16" keeps weights in float32 and rounds
+        the operands of the products of training, which pays for wide layers on processors
+        and GPUs that have such products.
+    quantile : float, default=0.5
+        Level of the quantile that ``loss="quantile"`` is after, in (0, 1).
+    dropout : float or sequence of float, default=0.0
+        Probability with which a hidden unit is dropped in training [5]_, in [0, 1), one for
+        all hidden layers or one each. 0.1 to 0.5 helps wide networks that overfit. Not for
+        lbfgs.
+    normalization : {None, 'batch', 'layer'}, default=None
+        Batch normalization [6]_ or layer normalization [7]_ of the hidden layers, before
+        the activation. "batch" speeds up deep networks; in training rows count by their
+        weight, for predictions it uses running means. Not "batch" for lbfgs.
+    weight_init : str or ('normal', std), default='auto'
+        Initial weights: "auto" as scikit-learn [3]_; 'glorot_uniform', 'glorot_normal',
+        'he_uniform', 'he_normal', 'lecun_normal' or 'orthogonal' as `torch.nn.init` has
+        them, or normal with the given standard deviation, all with intercepts of zero; or
+        'torch', the default of `torch.nn.Linear`.
+    weight_decay : float, default=0.01
+        Decoupled decay of adamw: at each step weights, but not intercepts, shrink by
+        ``learning_rate * weight_decay``. `alpha` acts as well; set it to 0 for the decay
+        alone. Not used by other solvers.
+    solver_params : dict or None, default=None
+        What a class given as `solver` takes beside parameters and ``lr``, such as
+        ``{"weight_decay": 1e-4}``.
+    warmup_fraction : float or 'auto', default='auto'
+        Share of `max_iter` in which "cosine" and "one_cycle" rise, batch by batch. "auto" is
+        none for "cosine" and 0.3 for "one_cycle".
+    gradient_clip_norm : float or None, default=None
+        Norm to which larger gradients, of all parameters together, are scaled down before
+        each step, as by `torch.nn.utils.clip_grad_norm_`. Not for lbfgs.
+    scoring : str, callable or None, default=None
+        What judges validation rows: None for R², "loss" for the loss (negated),
+        or the name of a scorer or a scorer of scikit-learn's.
+    callbacks : list of skorch callbacks or None, default=None
+        Instances, classes, or ``(name, callback)`` pairs; see the guide. scikit-learn's
+        callbacks are set by `set_callbacks`. Not for lbfgs.
 
     Attributes
     ----------
@@ -96,6 +152,9 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
         Weights of each layer. What is written here, in place or anew, predicts.
     intercepts_ : list of ndarray of shape (n_out,)
         Intercepts of each layer, likewise.
+    normalizations_ : list of dict of ndarray
+        What the normalization of each hidden layer has learned, by PyTorch's names:
+        "weight", "bias" and, for batch normalization, "running_mean", "running_var".
     module_ : torch.nn.Sequential
         The network as plain modules; the last gives logits, before `out_activation_`.
         On the CPU it shares the memory of `coefs_` and `intercepts_`.
@@ -108,9 +167,16 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
     best_loss_ : float or None
         Least loss of an epoch; None with early stopping.
     validation_scores_ : list of float or None
-        R² on the validation rows after each epoch; early stopping only.
+        Score of the validation rows after each epoch, see `scoring`; None without.
+    validation_loss_curve_ : list of float or None
+        Loss of the validation rows after each epoch, without penalty.
     best_validation_score_ : float or None
-        Best of them.
+        Best of the scores; early stopping only.
+    best_n_iter_ : int or None
+        Epoch whose weights were kept, counted from 1; early stopping only.
+    history_ : list of dict
+        One record an epoch: epoch, loss, validation_loss, validation_score, learning_rate,
+        seconds. ``pandas.DataFrame(model.history_)`` is a table of it.
     n_iter_ : int
         Epochs (or iterations of lbfgs) of the last fit.
     t_ : int
@@ -148,6 +214,13 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
        constrained optimization", SIAM J. Sci. Comput. 16(5), 1995; scipy's L-BFGS-B.
     .. [3] X. Glorot and Y. Bengio, "Understanding the difficulty of training deep
        feedforward neural networks", AISTATS 2010: the initial weights.
+    .. [4] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", 2019,
+       :arxiv:`1711.05101`. Epsilon stands inside the bias correction, as in PyTorch.
+    .. [5] N. Srivastava et al., "Dropout: A simple way to prevent neural networks from
+       overfitting", JMLR 15, 2014.
+    .. [6] S. Ioffe and C. Szegedy, "Batch normalization", 2015, :arxiv:`1502.03167`.
+    .. [7] J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer normalization", 2016,
+       :arxiv:`1607.06450`.
 
     Examples
     --------
@@ -165,7 +238,8 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseMLPTorch._parameter_constraints,
-        "loss": [StrOptions(set(_LOSSES))],
+        "loss": [StrOptions({*_LOSSES, "quantile"}), callable],
+        "quantile": [Interval(Real, 0, 1, closed="neither")],
     }
 
     def __init__(
@@ -197,6 +271,16 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
         max_fun=15000,
         device="auto",
         dtype="auto",
+        quantile=0.5,
+        dropout=0.0,
+        normalization=None,
+        weight_init="auto",
+        weight_decay=0.01,
+        solver_params=None,
+        warmup_fraction="auto",
+        gradient_clip_norm=None,
+        scoring=None,
+        callbacks=None,
     ):
         super().__init__(
             hidden_layer_sizes,
@@ -224,22 +308,43 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
             max_fun=max_fun,
             device=device,
             dtype=dtype,
+            dropout=dropout,
+            normalization=normalization,
+            weight_init=weight_init,
+            weight_decay=weight_decay,
+            solver_params=solver_params,
+            warmup_fraction=warmup_fraction,
+            gradient_clip_norm=gradient_clip_norm,
+            scoring=scoring,
+            callbacks=callbacks,
         )
         self.loss = loss
+        self.quantile = quantile
 
-    def _encode_targets(self, y: Any, dtype: np.dtype, *, incremental: bool) -> tuple[np.ndarray, Loss]:
+    def _learn_targets(self, y: Any, *, incremental: bool) -> None:
+        self._n_targets = 1 if y.ndim == 1 else y.shape[1]
+
+    def _encode_targets(self, y: Any, dtype: np.dtype) -> np.ndarray:
         y = y.toarray() if sp.issparse(y) else y
         if y.dtype.kind not in "fiub":
             raise ValueError(f"y must be numeric, but has dtype {y.dtype}. Convert it to float.")
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
         if self.loss == "poisson" and np.min(y) < 0:
             raise ValueError("loss='poisson' requires y >= 0, but y has negative values. Use loss='squared_error'.")
         targets = np.ascontiguousarray(np.atleast_2d(y.T), dtype=dtype)
-        return targets, _LOSSES[self.loss](len(targets))
+        if len(targets) != self._n_targets:
+            raise ValueError(f"y_val has {len(targets)} columns, but y has {self._n_targets}.")
+        return targets
 
+    def _own_loss(self) -> Loss:
+        if callable(self.loss):
+            return HalfSquaredError(self._n_targets)
+        if self.loss == "quantile":
+            return QuantileLoss(self._n_targets, self.quantile)
+        return _LOSSES[self.loss](self._n_targets)
+
+    @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
         """Fit the network to training data.
 
         Parameters
@@ -250,6 +355,14 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
             Target values; not negative for ``loss="poisson"``.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples in the loss; None weighs all alike.
+        X_val : {array-like, sparse matrix, Tensor} of shape (n_val, n_features), default=None
+            Validation input. Scored after each epoch and, with early stopping, judged by in
+            place of rows of X that are set aside. In a `Pipeline` it reaches this step
+            untransformed unless the pipeline has ``transform_input=["X_val"]``.
+        y_val : array-like of shape (n_val,) or (n_val, n_outputs), default=None
+            Target values of X_val.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Weights of X_val's rows in validation loss and score.
 
         Returns
         -------
@@ -261,11 +374,11 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
         ValueError
             If the input is invalid, the device is absent, or the loss diverges.
         """
-        return self._fit(X, y, sample_weight)
+        return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
 
     @available_if(lambda self: self._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, sample_weight=None):
+    def partial_fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
         """Train one epoch over the given data, going on from the present state.
 
         Parameters
@@ -276,13 +389,17 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
             Target values.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples in the loss.
+        X_val, y_val, sample_weight_val : default=None
+            Validation data as in `fit`; required with ``early_stopping=True``. Nothing is
+            stopped or restored between calls: compare `best_n_iter_` with the length of
+            `validation_scores_`.
 
         Returns
         -------
         self : MLPTorchRegressor
             The trained estimator.
         """
-        return self._fit(X, y, sample_weight, incremental=True)
+        return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), incremental=True)
 
     def predict(self, X):
         """Predict target values.

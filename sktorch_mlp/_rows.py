@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ._arrays import as_tensor
 from ._network import lean
+from ._products import products
 
 #: Fills the buffers of some mini-batches, as their indices are now.
 Load = Callable[[], Sequence["Batch"]]
@@ -37,12 +38,14 @@ class Batch(Protocol):
 
 
 class DenseBatch:
-    """Dense rows, of shape ([n_networks,] n_rows, n_features); a view, made once."""
+    """Dense rows, of shape ([n_networks,] n_rows, n_features); a view, made once.
+
+    Rows in bfloat16 take part in products of that precision.
+    """
 
     def __init__(self, rows: Tensor) -> None:
         self._rows, self._rows_t = rows, rows.mT
-        self._addmm = torch.addmm if rows.ndim == 2 else torch.baddbmm
-        self._mm = torch.mm if rows.ndim == 2 else torch.bmm
+        self._addmm, self._mm = products(stacked=rows.ndim == 3, bfloat16=rows.dtype == torch.bfloat16)
 
     def affine(self, coef: Tensor, intercept: Tensor, out: Tensor | None = None) -> Tensor:
         return self._addmm(intercept, coef, self._rows_t, out=out)
@@ -129,15 +132,25 @@ class Rows:
     device : torch.device
         Where batches are made.
     dtype : torch.dtype
-        Precision of batches; that of X may differ.
+        Precision of the arithmetic; that of X may differ.
+    bfloat16 : bool, default=False
+        Whether dense batches are rounded to bfloat16 for their products.
     """
 
     X: Tensor | sp.csr_array
     device: torch.device
     dtype: torch.dtype
+    bfloat16: bool = False
 
     @classmethod
-    def of(cls, X: np.ndarray | sp.sparray | sp.spmatrix, device: torch.device, dtype: np.dtype | None = None) -> Rows:
+    def of(
+        cls,
+        X: np.ndarray | sp.sparray | sp.spmatrix,
+        device: torch.device,
+        dtype: np.dtype | None = None,
+        *,
+        bfloat16: bool = False,
+    ) -> Rows:
         """Place a validated X on the device; on the CPU without a copy, unless it is small and has to be cast.
 
         Parameters
@@ -146,7 +159,9 @@ class Rows:
             In float32 or float64.
         device : torch.device
         dtype : numpy.dtype, default=None
-            Precision of batches; None for that of X.
+            Precision of the arithmetic; None for that of X.
+        bfloat16 : bool, default=False
+            Whether dense batches are rounded to bfloat16.
         """
         torch_dtype = torch.float32 if (dtype or X.dtype) == np.float32 else torch.float64
         if sp.issparse(X):
@@ -158,8 +173,12 @@ class Rows:
             return cls(rows, device, torch_dtype)
         tensor = as_tensor(X)
         if device.type != "cpu" or tensor.nbytes <= _COPY_AT_ONCE:
-            tensor = _cast(tensor, torch_dtype).to(device)
-        return cls(tensor, device, torch_dtype)
+            tensor = _cast(tensor, torch.bfloat16 if bfloat16 else torch_dtype).to(device)
+        return cls(tensor, device, torch_dtype, bfloat16)
+
+    @property
+    def _batch_dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.bfloat16 else self.dtype
 
     def __len__(self) -> int:
         return self.X.shape[0]
@@ -178,7 +197,7 @@ class Rows:
     def whole(self, n_networks: int = 1) -> Batch:
         """All rows, the same for each of `n_networks` networks."""
         if isinstance(self.X, Tensor):
-            X = _cast(self.X, self.dtype)
+            X = _cast(self.X, self._batch_dtype)
             return DenseBatch(X if n_networks == 1 else X.expand(n_networks, -1, -1))
         return SparseBatch([_SparseRows(self.X, self.device)] * n_networks)
 
@@ -204,7 +223,7 @@ class Rows:
         if not isinstance(self.X, Tensor):
             return [_SparseLoad(self.X, self.device, part) for part in indices.split(list(sizes), -1)]
         n_networks = _n_networks(indices)
-        batch_bytes = n_networks * sizes[0] * self.X.shape[1] * self.dtype.itemsize
+        batch_bytes = n_networks * sizes[0] * self.X.shape[1] * self._batch_dtype.itemsize
         budget = _GATHER_BYTES["cpu" if self.device.type == "cpu" else "other"]
         X, axis = self.X, 0
         if X.stride(-1) != 1 and X.stride(0) == 1 and X.nbytes > _COPY_AT_ONCE:
@@ -212,7 +231,7 @@ class Rows:
             budget = max(budget, int(_COLUMN_SHARE * X.nbytes))
         n_at_once = max(1, budget // max(1, batch_bytes))
         groups = [list(sizes[start : start + n_at_once]) for start in range(0, len(sizes), n_at_once)]
-        gather = _Gather(X.contiguous(), axis, n_networks * sum(groups[0]), self.dtype)
+        gather = _Gather(X.contiguous(), axis, n_networks * sum(groups[0]), self._batch_dtype)
         parts = indices.split([sum(group) for group in groups], -1)
         return [_DenseLoad(gather, part, group) for part, group in zip(parts, groups, strict=True)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ._network import StackedMLP, lean
+from ._schedules import Schedule
 
 #: What a step is called with: a number or tensor for the whole stack, or a number a network.
 Rate = Any
@@ -42,37 +44,39 @@ class Solver(ABC):
 
     Parameters
     ----------
-    learning_rate_init : sequence of float
-        Learning rate of each network.
-
-    Attributes
-    ----------
-    learning_rate : list of float
-        Learning rates now.
+    schedules : sequence of Schedule
+        Learning rates of each network.
     """
 
     #: names of the per-network settings, sequences of one value a network
-    settings: tuple[str, ...] = ("learning_rate_init", "learning_rate")
+    settings: tuple[str, ...] = ("schedules",)
     #: names of the tensors of the parameters' shape that a step carries to the next
     moments: tuple[str, ...] = ()
+    #: whether its steps are nothing but kernels on a GPU, in tensors that stay in place
+    can_be_captured = True
 
-    def __init__(self, learning_rate_init: Sequence[float]) -> None:
-        self.learning_rate_init = list(learning_rate_init)
-        self.learning_rate = [float(rate) for rate in learning_rate_init]
+    def __init__(self, schedules: Sequence[Schedule]) -> None:
+        self.schedules = list(schedules)
 
-    def bind(self, network: StackedMLP) -> None:
-        """Make ready to update this network; moments go to its device and precision."""
+    @property
+    def learning_rate(self) -> list[float]:
+        """Learning rates now, one a network."""
+        return [schedule.learning_rate for schedule in self.schedules]
+
+    def bind(self, network: StackedMLP, n_steps: int) -> None:
+        """Make ready to update this network, `n_steps` times an epoch; moments go to its device and precision."""
         for name in self.moments:
             moment = getattr(self, name, None)
             if moment is None:
                 moment = torch.zeros_like(network.flat.detach())
             setattr(self, name, moment.to(network.flat.detach()))
-        self._params = lean(network.flat.detach())
-        self._grads = lean(network.grad)
+        self._n_steps = n_steps
+        self._params, self._grads = lean(network.flat.detach()), lean(network.grad)
+        self._coefs = lean(network.flat.detach()[:, : network.n_coefs])
         self._prepare()
 
     def kind(self) -> Hashable:
-        """Solvers of equal kind can update one stack."""
+        """Solvers of equal kind can update one stack; None if this one can update but one network."""
         return type(self)
 
     @abstractmethod
@@ -91,27 +95,23 @@ class Solver(ABC):
     def step(self, rate: Rate) -> None:
         """Update the parameters from the gradient."""
 
-    def epoch_ends(self, n_rows_seen: Sequence[int]) -> None:  # noqa: B027 - most have no schedule
-        """Follow the schedule after an epoch, given the rows each network has seen in all."""
+    def next_learning_rates(self, n_steps: int) -> Iterator[tuple[float, ...]]:
+        """Learning rates of the coming steps, one a network."""
+        return zip(*(schedule.next_rates(n_steps, self._n_steps) for schedule in self.schedules), strict=True)
 
-    def on_plateau(self, network: int) -> tuple[bool, str]:
-        """Stop at a plateau, or go on with a smaller learning rate.
-
-        Returns
-        -------
-        stop : bool
-        message : str
-            What was decided, for the log.
-        """
-        return True, "Stopping."
+    def epoch_ends(self, n_rows_seen: Sequence[int]) -> None:
+        """Follow the schedules after an epoch, given the rows each network has seen in all."""
+        for schedule, seen in zip(self.schedules, n_rows_seen, strict=True):
+            schedule.epoch_ends(seen)
 
     def settings_of(self, network: int) -> tuple[Any, ...]:
-        """Settings of one network."""
-        return tuple(getattr(self, name)[network] for name in self.settings)
+        """Settings of one network, to be compared and sorted."""
+        values = (getattr(self, name)[network] for name in self.settings)
+        return tuple(value.key() if isinstance(value, Schedule) else value for value in values)
 
     def state(self, network: int) -> dict[str, Any]:
         """Settings and moments of one network."""
-        state: dict[str, Any] = dict(zip(self.settings, self.settings_of(network), strict=True))
+        state: dict[str, Any] = {name: copy.copy(getattr(self, name)[network]) for name in self.settings}
         return state | {name: getattr(self, name)[network].clone() for name in self.moments}
 
     def restore(self, states: Sequence[dict[str, Any]]) -> None:
@@ -141,42 +141,29 @@ class SGD(Solver):
 
     Parameters
     ----------
-    learning_rate_init : sequence of float
+    schedules : sequence of Schedule
     momentum : sequence of float
     nesterov : bool
-    schedule : {"constant", "invscaling", "adaptive"}
-        "invscaling" divides by ``(rows seen + 1) ** power_t``; "adaptive" divides by 5
-        at each plateau, down to 1e-6.
-    power_t : sequence of float
     """
 
-    settings = (*Solver.settings, "momentum", "power_t")
+    settings = (*Solver.settings, "momentum")
     moments = ("velocity",)
     velocity: Tensor
 
-    def __init__(
-        self,
-        learning_rate_init: Sequence[float],
-        momentum: Sequence[float],
-        nesterov: bool,
-        schedule: str,
-        power_t: Sequence[float],
-    ) -> None:
-        super().__init__(learning_rate_init)
+    def __init__(self, schedules: Sequence[Schedule], momentum: Sequence[float], nesterov: bool) -> None:
+        super().__init__(schedules)
         self.momentum, self.nesterov = list(momentum), nesterov
-        self.schedule, self.power_t = schedule, list(power_t)
 
     def kind(self) -> Hashable:
-        return type(self), self.nesterov, self.schedule
+        return type(self), self.nesterov
 
     def _prepare(self) -> None:
-        self._schedule = _Schedule(self._params)
+        self._feed = _Feed(self._params)
         self._momentum = per_network(self.momentum, self._params)
         self._velocity = lean(self.velocity)
 
     def rates(self, n_steps: int) -> Iterable[Rate]:
-        descent = [-rate for rate in self.learning_rate]
-        return self._schedule.follow([descent] * n_steps)
+        return self._feed([-rate for rate in rates] for rates in self.next_learning_rates(n_steps))
 
     def step(self, rate: Rate) -> None:
         if not any(self.momentum):
@@ -189,122 +176,252 @@ class SGD(Solver):
         else:
             self._params.add_(self._velocity)
 
-    def epoch_ends(self, n_rows_seen: Sequence[int]) -> None:
-        if self.schedule == "invscaling":
-            self.learning_rate = [
-                init / (seen + 1) ** power
-                for init, seen, power in zip(self.learning_rate_init, n_rows_seen, self.power_t, strict=True)
-            ]
-
-    def on_plateau(self, network: int) -> tuple[bool, str]:
-        if self.schedule != "adaptive":
-            return super().on_plateau(network)
-        if self.learning_rate[network] <= 1e-6:
-            return True, "Learning rate too small. Stopping."
-        self.learning_rate[network] /= 5.0
-        return False, f"Setting learning rate to {self.learning_rate[network]:f}"
-
 
 class Adam(Solver):
     """Adam (Kingma and Ba, 2014) with epsilon outside the bias correction, as scikit-learn's.
 
     A step is ``params -= rate * m / (sqrt(v) + epsilon)`` with
-    ``rate = learning_rate_init * sqrt(1 - beta_2**t) / (1 - beta_1**t)``.
+    ``rate = learning_rate * sqrt(1 - beta_2**t) / (1 - beta_1**t)``.
 
     Parameters
     ----------
-    learning_rate_init, beta_1, beta_2, epsilon : sequence of float
+    schedules : sequence of Schedule
+    beta_1, beta_2, epsilon : sequence of float
     """
 
     settings = (*Solver.settings, "beta_1", "beta_2", "epsilon", "n_steps")
     moments = ("first_moment", "second_moment")
-    _settings: tuple[Any, ...]
-    _runs: list[Any]
     first_moment: Tensor
     second_moment: Tensor
+    _runs: list[Any]
 
     def __init__(
         self,
-        learning_rate_init: Sequence[float],
+        schedules: Sequence[Schedule],
         beta_1: Sequence[float],
         beta_2: Sequence[float],
         epsilon: Sequence[float],
     ) -> None:
-        super().__init__(learning_rate_init)
+        super().__init__(schedules)
         self.beta_1, self.beta_2, self.epsilon = list(beta_1), list(beta_2), list(epsilon)
-        self.n_steps = [0] * len(learning_rate_init)
+        self.n_steps = [0] * len(self.schedules)
 
     def _prepare(self) -> None:
         params = self._params
-        self._schedule = _Schedule(params)
+        self._feed = _Feed(params)
         self._moments = lean(self.first_moment), lean(self.second_moment)
-        self._fused = _fused_adam(params) if params.ndim == 1 or params.device.type == "cpu" else None
-        settings = (self.beta_1, self.beta_2, self.epsilon)
+        self._fused = self._fused_kernel()
+        #: whether rates are handed to the kernel as lists of one number a network
+        self._in_runs = self._fused is not None and params.ndim > 1
         if self._fused is None:
-            self._settings = tuple(per_network(values, params) for values in settings)
+            self._betas = per_network(self.beta_1, params), per_network(self.beta_2, params)
+            self._epsilon: Any = per_network(self.epsilon, params)
             self._scratch = torch.empty_like(params)
-        else:
-            # The kernel's own bias correction is 1 after infinitely many steps, as beta**inf is 0.
-            n_steps = torch.tensor(float("inf"), device=params.device)
-            flat = [torch.atleast_2d(t) for t in (params, self._grads, *self._moments)]
-            self._runs = []  # networks next to each other with the same settings: one call for them
-            for _, run in itertools.groupby(range(len(self.epsilon)), self.settings_of):
-                networks = list(run)
-                tensors = [[t[networks[0] : networks[-1] + 1]] for t in flat]
-                own_settings = [values[networks[0]] for values in settings]
-                self._runs.append((networks[0], (*tensors, list[Tensor](), [n_steps]), *own_settings))
+            return
+        self._epsilon = self.epsilon if self._in_runs else self.epsilon[0]
+        # The kernel's own bias correction is 1 after infinitely many steps, as beta**inf is 0.
+        n_steps = torch.tensor(float("inf"), device=params.device)
+        flat = [torch.atleast_2d(t) for t in (params, self._grads, *self._moments)]
+        self._runs = []  # networks next to each other with the same settings: one call for them
+        for _, run in itertools.groupby(range(len(self.epsilon)), self.settings_of):
+            networks = list(run)
+            first, rows = networks[0], slice(networks[0], networks[-1] + 1)
+            tensors = [[t[rows]] for t in flat]
+            self._runs.append(
+                (first, rows, (*tensors, list[Tensor](), [n_steps]), self.beta_1[first], self.beta_2[first])
+            )
+
+    def _fused_kernel(self) -> Callable[..., None] | None:
+        on_cpu = self._params.device.type == "cpu"
+        return _fused_adam(self._params) if self._params.ndim == 1 or on_cpu else None
 
     def rates(self, n_steps: int) -> Iterable[Rate]:
-        rates = self._corrected_rates(n_steps)
-        return rates if self._fused is not None and self._params.ndim > 1 else self._schedule.follow(rates)
+        rates = ([rate * correction for rate, correction, _ in networks] for networks in self._corrections(n_steps))
+        return rates if self._in_runs else self._feed(rates)
 
-    def _corrected_rates(self, n_steps: int) -> Iterator[list[float]]:
-        for _ in range(n_steps):
+    def _corrections(self, n_steps: int) -> Iterator[list[tuple[float, float, float]]]:
+        """Of each coming step and network the learning rate, what corrects its bias, and that of `sqrt(v)` alone."""
+        for rates in self.next_learning_rates(n_steps):
             ts = [n + 1 for n in self.n_steps]
-            hyperparameters = zip(self.learning_rate_init, self.beta_1, self.beta_2, ts, strict=True)
-            yield [rate * (1 - beta_2**t) ** 0.5 / (1 - beta_1**t) for rate, beta_1, beta_2, t in hyperparameters]
+            corrections = []
+            for rate, beta_1, beta_2, t in zip(rates, self.beta_1, self.beta_2, ts, strict=True):
+                second = (1 - beta_2**t) ** 0.5
+                corrections.append((rate, second / (1 - beta_1**t), second))
+            yield corrections
             self.n_steps = ts  # only now the step has been taken
 
     def step(self, rate: Rate) -> None:
+        self._move(rate, self._epsilon)
+
+    def _move(self, rate: Rate, epsilon: Any) -> None:
         if self._fused is not None:
-            for start, tensors, beta_1, beta_2, epsilon in self._runs:
+            for first, _, tensors, beta_1, beta_2 in self._runs:
                 self._fused(
                     *tensors,
-                    lr=rate[start] if isinstance(rate, list) else rate,
+                    lr=rate[first] if self._in_runs else rate,
                     beta1=beta_1,
                     beta2=beta_2,
-                    eps=epsilon,
+                    eps=epsilon[first] if self._in_runs else epsilon,
                     weight_decay=0.0,
                     amsgrad=False,
                     maximize=False,
                 )
             return
-        beta_1, beta_2, epsilon = self._settings
-        first, second = self._moments
-        first.lerp_(self._grads, 1 - beta_1)
-        second.lerp_(torch.mul(self._grads, self._grads, out=self._scratch), 1 - beta_2)
-        torch.sqrt(second, out=self._scratch).add_(epsilon).div_(-rate)
-        self._params.addcdiv_(first, self._scratch)
+        beta_1, beta_2 = self._betas
+        first_moment, second_moment = self._moments
+        first_moment.lerp_(self._grads, 1 - beta_1)
+        second_moment.lerp_(torch.mul(self._grads, self._grads, out=self._scratch), 1 - beta_2)
+        torch.sqrt(second_moment, out=self._scratch).add_(epsilon).div_(-rate)
+        self._params.addcdiv_(first_moment, self._scratch)
 
 
-class _Schedule:
-    """Hands the rates of coming steps to the steps: as numbers, or in tensors that stay in place."""
+class AdamW(Adam):
+    """Adam with decoupled decay of the coefficients (Loshchilov and Hutter, 2019), as `torch.optim.AdamW`.
+
+    Before a step of Adam, with epsilon inside the bias correction, the coefficients shrink by
+    ``learning_rate * weight_decay``; intercepts and normalizations do not.
+
+    Parameters
+    ----------
+    schedules : sequence of Schedule
+    beta_1, beta_2, epsilon, weight_decay : sequence of float
+    """
+
+    settings = (*Adam.settings, "weight_decay")
+
+    def __init__(
+        self,
+        schedules: Sequence[Schedule],
+        beta_1: Sequence[float],
+        beta_2: Sequence[float],
+        epsilon: Sequence[float],
+        weight_decay: Sequence[float],
+    ) -> None:
+        super().__init__(schedules, beta_1, beta_2, epsilon)
+        self.weight_decay = list(weight_decay)
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        self._epsilon_feed, self._decay_feed = _Feed(self._params), _Feed(self._params)
+        self._coef_rows = torch.atleast_2d(self._coefs)
+
+    def _fused_kernel(self) -> Callable[..., None] | None:
+        # Epsilon changes from step to step, and a CUDA graph would keep the number it was recorded with.
+        return super()._fused_kernel() if self._params.device.type == "cpu" else None
+
+    def rates(self, n_steps: int) -> Iterable[Rate]:
+        if self._params.device.type == "cpu":
+            plans = map(self._plan, self._corrections(n_steps))
+            return plans if self._in_runs else ([self._feed.one(values) for values in plan] for plan in plans)
+        columns = zip(*map(self._plan, self._corrections(n_steps)), strict=True)
+        feeds = self._feed, self._epsilon_feed, self._decay_feed
+        return zip(*(feed(column) for feed, column in zip(feeds, columns, strict=True)), strict=True)
+
+    def _plan(self, corrections: list[tuple[float, float, float]]) -> tuple[list[float], list[float], list[float]]:
+        """Rates, epsilons and what coefficients are multiplied by, one of each a network."""
+        return (
+            [rate * correction for rate, correction, _ in corrections],
+            [epsilon * second for epsilon, (_, _, second) in zip(self.epsilon, corrections, strict=True)],
+            [1 - rate * decay for decay, (rate, _, _) in zip(self.weight_decay, corrections, strict=True)],
+        )
+
+    def step(self, rate: Rate) -> None:
+        rates, epsilons, keep = rate
+        if self._in_runs:
+            for first, rows, *_ in self._runs:
+                self._coef_rows[rows].mul_(keep[first])
+        else:
+            self._coefs.mul_(keep)
+        self._move(rates, epsilons)
+
+
+class TorchOptimizer(Solver):
+    """Any optimiser of PyTorch's kind, for one network; its parameters are the tensors of each layer.
+
+    Parameters
+    ----------
+    schedules : sequence of Schedule
+        One.
+    optimizer_class : type of torch.optim.Optimizer
+    params : dict
+        What it takes beside parameters and ``lr``.
+    """
+
+    can_be_captured = False
+
+    def __init__(
+        self, schedules: Sequence[Schedule], optimizer_class: type[torch.optim.Optimizer], params: dict[str, Any]
+    ) -> None:
+        super().__init__(schedules)
+        self.optimizer_class, self.params = optimizer_class, params
+        self.optimizer_state: dict[str, Any] | None = None
+
+    def kind(self) -> Hashable:
+        return None
+
+    def bind(self, network: StackedMLP, n_steps: int) -> None:
+        parameters = []
+        for flat in (network.flat.detach(), network.grad):
+            coefs, intercepts = network.views(flat)
+            norms = (tensor for pair in network.norm_views(flat) for tensor in pair)
+            parameters.append([tensor[0] for tensor in (*coefs, *intercepts, *norms)])
+        self._parameters = [torch.nn.Parameter(parameter) for parameter in parameters[0]]
+        for parameter, grad in zip(self._parameters, parameters[1], strict=True):
+            parameter.grad = grad
+        super().bind(network, n_steps)
+
+    def _prepare(self) -> None:
+        state = self._state_dict()
+        make: Any = self.optimizer_class
+        self._optimizer = make(self._parameters, lr=self.learning_rate[0], **self.params)
+        if state is not None:
+            self._optimizer.load_state_dict(state)
+
+    def _state_dict(self) -> dict[str, Any] | None:
+        optimizer = getattr(self, "_optimizer", None)
+        return self.optimizer_state if optimizer is None else optimizer.state_dict()
+
+    def rates(self, n_steps: int) -> Iterable[Rate]:
+        return (rate for (rate,) in self.next_learning_rates(n_steps))
+
+    def step(self, rate: Rate) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = _to_cpu(copy.copy(self._state_dict()))
+        return super().__getstate__() | {"optimizer_state": state}
+
+
+def _to_cpu(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {name: _to_cpu(value) for name, value in state.items()}
+    return state.cpu() if isinstance(state, Tensor) else state
+
+
+class _Feed:
+    """Hands the numbers of coming steps to the steps: as numbers, or in tensors that stay in place."""
 
     def __init__(self, like: Tensor) -> None:
         self._like = like
         self._tensors: dict[int, tuple[Tensor, list[Tensor]]] = {}
 
-    def follow(self, rates: Iterable[list[float]]) -> Iterable[Rate]:
-        """Each step's rates, given as one number a network, in the form that `step` takes."""
-        if self._like.ndim == 1 and self._like.device.type == "cpu":
-            return (rate for (rate,) in rates)
-        values = torch.tensor(list(rates), dtype=self._like.dtype)
-        if len(values) not in self._tensors:
-            tensor = torch.empty_like(values, device=self._like.device)
-            self._tensors[len(values)] = tensor, [_column(rate) for rate in tensor]
-        tensor, columns = self._tensors[len(values)]
-        tensor.copy_(values)
+    def __call__(self, values: Iterable[Sequence[float]]) -> Iterable[Rate]:
+        """Each step's values, given as one number a network, in the form that `step` takes."""
+        if self._like.device.type == "cpu" and self._like.ndim == 1:
+            return map(self.one, values)
+        stacked = torch.tensor(list(values), dtype=self._like.dtype)
+        if len(stacked) not in self._tensors:
+            tensor = torch.empty_like(stacked, device=self._like.device)
+            self._tensors[len(stacked)] = tensor, [_column(rate) for rate in tensor]
+        tensor, columns = self._tensors[len(stacked)]
+        tensor.copy_(stacked)
         return columns
+
+    def one(self, values: Sequence[float]) -> Rate:
+        """The values of one step, on the CPU."""
+        return per_network(values, self._like)
 
 
 def _fused_adam(params: Tensor) -> Callable[..., None] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -13,7 +13,7 @@ from ._data import Shuffler, TrainingData, join_data, number_distinct
 from ._losses import Loss
 from ._network import StackedMLP
 from ._solvers import Solver
-from ._training import Progress, TrainingOptions, train
+from ._training import Observer, Progress, TrainingOptions, train
 
 #: Bytes that the steps of a stack work on: on a CPU what stays in its cache.
 _BUDGETS = {"cpu": 2**23, "mps": 2**30}
@@ -32,26 +32,32 @@ class Fit:
     shuffler: Shuffler
     options: TrainingOptions
     progress: Progress
+    observer: Observer | None = None
 
     def key(self) -> Hashable:
         """Fits with equal keys can train in one stack; None if this one has to train alone."""
-        data, (train_rows,), batch_size = self.data, self.data.train, self.options.batch_size
-        if data.rows.is_sparse:
+        train, (rows,), batch_size = self.data.train, self.data.train.indices, self.options.batch_size
+        watched_closely = self.observer is not None and self.observer.trains_alone
+        if train.rows.is_sparse or self.solver.kind() is None or watched_closely:
             return None
-        n_batches = -(-len(train_rows) // batch_size)
+        n_batches = -(-len(rows) // batch_size)
+        # Masks, and losses that see whole batches, must not meet the rows that fill up a shorter batch.
+        fills_up = self.network.dropout is None and not self.loss.couples_rows
         return (
-            self.network.layer_units,
-            self.network.activation,
-            self.network.sparse_input,
-            self.network.flat.dtype,
-            self.network.flat.device,
-            type(self.loss),
+            self.network.kind(),
+            self.loss.kind(),
             self.solver.kind(),
             n_batches,
             batch_size if n_batches > 1 else None,
-            data.validation is None,
-            data.targets.dtype,
+            None if fills_up else len(rows),
+            self._validation_kind(),
+            train.targets.dtype,
         )
+
+    def _validation_kind(self) -> Hashable:
+        """Fits have validation rows all or none, and all of them their own or set aside."""
+        validation = self.data.validation
+        return None if validation is None else validation.targets is self.data.train.targets
 
     def work_size(self) -> int:
         """Bytes that a step works on: parameters, gradient, moments, a batch and its activations."""
@@ -62,10 +68,15 @@ class Fit:
     def mark(self) -> Callable[[], None]:
         """Note where the fit stands; the result puts it back there."""
         progress, shuffler = self.progress.mark(), self.shuffler.mark()
+        dropout = None if self.network.dropout is None else self.network.dropout.mark()
 
         def rewind() -> None:
             self.progress.rewind(progress)
             self.shuffler.rewind(shuffler)
+            if dropout is not None:
+                dropout()
+            if self.observer is not None:
+                self.observer.starts_over()
 
         return rewind
 
@@ -83,9 +94,9 @@ def split_into_stacks(fits: Sequence[Fit], n_workers: int) -> list[list[Fit]]:
             n_stacks = min(len(group), -(-n_stacks // n_workers) * n_workers)
         # Fits on the same rows come next to each other, so that few stacks hold these rows, and
         # among them those with the same rates, which a solver can update in one call.
-        row_numbers = number_distinct([fit.data.rows.X for fit in group])
+        row_numbers = number_distinct([fit.data.train.rows.X for fit in group])
         for fit, number in zip(group, row_numbers, strict=True):
-            fit.data = replace(fit.data, rows=group[row_numbers.index(number)].data.rows)
+            fit.data = fit.data.on_rows(group[row_numbers.index(number)].data.train.rows)
         order = sorted(range(len(group)), key=lambda i: (row_numbers[i], group[i].solver.settings_of(0)))
         bounds = [round(i * len(group) / n_stacks) for i in range(n_stacks + 1)]
         stacks += [[group[i] for i in order[start:stop]] for start, stop in pairwise(bounds)]
@@ -109,26 +120,18 @@ def train_stack(fits: Sequence[Fit], check: Callable[[], None] = lambda: None) -
     """
     shufflers = [fit.shuffler for fit in fits]
     options, progress = [fit.options for fit in fits], [fit.progress for fit in fits]
+    observers = [fit.observer for fit in fits]
     first = fits[0]
     if len(fits) == 1:
-        train(first.network, first.solver, first.loss, first.data, shufflers, options, progress, check)
+        train(first.network, first.solver, first.loss, first.data, shufflers, options, progress, observers, check)
         return
-    flat = torch.cat([fit.network.flat.detach() for fit in fits])
-    network = StackedMLP(
-        first.network.layer_units,
-        first.network.activation,
-        len(fits),
-        sparse_input=first.network.sparse_input,
-        dtype=flat.dtype,
-        device=flat.device,
-    )
-    network.flat.data.copy_(flat)
+    network = StackedMLP.join([fit.network for fit in fits])
     for fit in fits:
-        fit.solver.bind(fit.network)  # makes moments where there are none yet
+        fit.solver.bind(fit.network, 1)  # makes moments where there are none yet
     solver = copy.copy(first.solver)
     solver.restore([fit.solver.state(0) for fit in fits])
     data = join_data([fit.data for fit in fits])
-    train(network, solver, first.loss, data, shufflers, options, progress, check)
+    train(network, solver, first.loss, data, shufflers, options, progress, observers, check)
     for k, fit in enumerate(fits):
-        fit.network.flat.data.copy_(network.flat[k])
+        fit.network.load_state(0, network.state(k))
         fit.solver.restore([solver.state(k)])

@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.optimize
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ._capture import Captured
-from ._data import MiniBatches, Segment, Shuffler, TrainingData
-from ._gradients import ClosedForm, ForwardPass
-from ._losses import Loss
+from ._data import MiniBatches, Samples, Segment, Shuffler, TrainingData
+from ._gradients import ForwardPass, Gradient
+from ._losses import OUTPUT_ACTIVATIONS, Loss, weighted_mean
 from ._network import StackedMLP, lean
 from ._solvers import Rate, Solver, add_scaled_, minimize_lbfgs
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train one network of a stack; the field names are scikit-learn's.
+    """How to train one network of a stack; most field names are scikit-learn's.
 
     Networks of a stack have batches of one size, or one batch each.
+
+    Attributes
+    ----------
+    early_stopping : bool
+        Whether validation scores decide when to stop and which epoch is kept.
+    gradient_clip_norm : float
+        Largest norm of a gradient.
+    scoring : callable or None
+        ``scoring(network, k)`` scores the k-th network of a stack; None for the loss's own score.
+    scores_loss : bool
+        Whether the score is the validation loss, negated.
     """
 
     alpha: float
@@ -34,6 +46,10 @@ class TrainingOptions:
     tol: float
     n_iter_no_change: float
     verbose: bool = False
+    early_stopping: bool = False
+    gradient_clip_norm: float = math.inf
+    scoring: Callable[[StackedMLP, int], float] | None = None
+    scores_loss: bool = False
 
 
 @dataclass
@@ -42,9 +58,11 @@ class Progress:
 
     Attributes
     ----------
-    loss_curve, validation_scores : list of float
-        One number an epoch.
+    loss_curve, validation_losses, validation_scores, learning_rates, seconds : list of float
+        One number an epoch; the validation's are empty where there are no validation rows.
     best_loss, best_validation_score : float
+    best_n_iter : int
+        Epoch of the best score, counted from the first fit on.
     n_epochs_no_change : int
         Epochs in a row without improvement by `tol`.
     n_iter : int
@@ -52,28 +70,48 @@ class Progress:
     n_rows_seen : int
         Rows trained on in all fits, scikit-learn's ``t_``.
     outcome : str
-        "running"; then "converged", "max_iter", "interrupted" or "diverged".
+        "running"; then "converged", "max_iter", "stopped", "interrupted" or "diverged".
     """
 
     loss_curve: list[float] = field(default_factory=list)
+    validation_losses: list[float] = field(default_factory=list)
     validation_scores: list[float] = field(default_factory=list)
+    learning_rates: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     best_loss: float = math.inf
     best_validation_score: float = -math.inf
+    best_n_iter: int = 0
     n_epochs_no_change: int = 0
     n_iter: int = 0
     n_rows_seen: int = 0
     outcome: str = "running"
 
-    def mark(self) -> tuple[Progress, int, int]:
+    def mark(self) -> tuple[Progress, dict[str, int]]:
         """Note where training stands, for `rewind`; lists only grow, so their lengths will do."""
-        return replace(self), len(self.loss_curve), len(self.validation_scores)
+        return replace(self), {name: len(values) for name, values in vars(self).items() if isinstance(values, list)}
 
-    def rewind(self, mark: tuple[Progress, int, int]) -> None:
+    def rewind(self, mark: tuple[Progress, dict[str, int]]) -> None:
         """Go back to a mark."""
-        before, n_losses, n_scores = mark
-        del self.loss_curve[n_losses:]
-        del self.validation_scores[n_scores:]
+        before, lengths = mark
+        for name, length in lengths.items():
+            del getattr(self, name)[length:]
         vars(self).update(vars(before))
+
+    def records(self) -> list[dict[str, float]]:
+        """All epochs, one record each."""
+        columns = {
+            "loss": self.loss_curve,
+            "validation_loss": self.validation_losses,
+            "validation_score": self.validation_scores,
+            "learning_rate": self.learning_rates,
+            "seconds": self.seconds,
+        }
+        n_epochs = len(self.loss_curve)
+        whole = {name: values for name, values in columns.items() if len(values) == n_epochs}
+        return [
+            {"epoch": epoch, **dict(zip(whole, values, strict=True))}
+            for epoch, values in enumerate(zip(*whole.values(), strict=True), start=1)
+        ]
 
     def follow_loss(self, tol: float) -> None:
         """Count the last epoch as an improvement, or not, by its training loss."""
@@ -85,8 +123,54 @@ class Progress:
         """Count the last epoch by its validation score; True if it is the best yet."""
         score, best = self.validation_scores[-1], self.best_validation_score
         self.n_epochs_no_change = self.n_epochs_no_change + 1 if score < best + tol else 0
-        self.best_validation_score = max(best, score)
+        if score > best:
+            self.best_validation_score, self.best_n_iter = score, len(self.validation_scores)
         return score > best
+
+
+class Observer(Protocol):
+    """What watches the training of one network."""
+
+    def starts_over(self) -> None:
+        """The epochs so far do not count: training begins anew."""
+
+    def epoch_begins(self) -> None:
+        """An epoch is about to begin."""
+
+    def epoch_ends(self, network: StackedMLP, k: int) -> bool:
+        """An epoch has been recorded in the progress; True to stop.
+
+        Parameters
+        ----------
+        network : StackedMLP
+            The stack as it now is; valid during the call.
+        k : int
+            Place of the network in it.
+        """
+        ...
+
+    @property
+    def trains_alone(self) -> bool:
+        """Whether the network is not to be one of a stack."""
+        ...
+
+    @property
+    def batch_hooks(self) -> BatchHooks | None:
+        """What is to be called around each step of a network that trains alone."""
+        ...
+
+
+class BatchHooks(Protocol):
+    """What is called around each step of a network that trains alone."""
+
+    def batches_begin(self, rows: Sequence[Tensor]) -> None:
+        """Steps are about to begin, on the rows of these indices of the training data."""
+
+    def gradient_is_there(self) -> None:
+        """The gradient has been computed, and may be changed in place."""
+
+    def batch_ends(self, outputs: Tensor, losses: Tensor) -> None:
+        """The step has been taken; outputs (n_outputs, n_rows) and losses (1, n_rows) are those before it."""
 
 
 class DivergenceError(ValueError):
@@ -141,6 +225,20 @@ def _squeeze(values: Tensor) -> Tensor:
     return values.squeeze(-1) if values.shape[-1] == 1 else values
 
 
+class _Clip:
+    """Scales each network's gradient down to a norm, as `torch.nn.utils.clip_grad_norm_` does."""
+
+    def __init__(self, network: StackedMLP, options: Sequence[TrainingOptions]) -> None:
+        norms = [option.gradient_clip_norm for option in options]
+        self.is_on = any(map(math.isfinite, norms))
+        self._grads = network.grad
+        self._norms = network.flat.detach().new_tensor(norms).unsqueeze(-1)
+
+    def __call__(self) -> None:
+        norms = torch.linalg.vector_norm(self._grads, dim=-1, keepdim=True)
+        self._grads.mul_((self._norms / (norms + 1e-6)).clamp_(max=1.0))
+
+
 class _SegmentPass:
     """Steps through the mini-batches of a segment, all networks of a stack side by side."""
 
@@ -151,10 +249,12 @@ class _SegmentPass:
         segment: Segment,
         options: Sequence[TrainingOptions],
         solver: Solver | None,
+        hooks: BatchHooks | None,
     ) -> None:
-        self._loss, self._segment, self._solver = loss, segment, solver
-        gradients = {size: ClosedForm(network, loss, size) for size in set(segment.sizes)}
+        self._loss, self._segment, self._solver, self._hooks = loss, segment, solver, hooks
+        gradients = {size: Gradient(network, loss, size, keep_outputs=hooks is not None) for size in set(segment.sizes)}
         self._penalty = _Penalty(network, options, segment)
+        self._clip = _Clip(network, options)
         n_networks, n_rows = network.n_networks, sum(segment.sizes)
         self._terms = lean(network.flat.detach().new_empty(n_networks, 1, n_rows))
         self._slots = [
@@ -163,13 +263,15 @@ class _SegmentPass:
                 segment.sizes,
                 segment.target_parts,
                 segment.scales,
+                segment.totals.unbind(0),
                 self._terms.split(segment.sizes, -1),
                 self._penalty.parts,
                 strict=True,
             )
         ]
         self._take_steps: Callable[..., Tensor] = self._take_steps_now
-        if segment.can_be_captured:
+        can_be_captured = segment.can_be_captured and (solver is None or solver.can_be_captured)
+        if can_be_captured and network.can_be_captured and not loss.couples_rows and hooks is None:
             self._take_steps = Captured(self._take_steps_now, network.flat.device)
 
     def __call__(self) -> Tensor:
@@ -183,13 +285,23 @@ class _SegmentPass:
     def _take_steps_now(self, rates: Iterable[Rate]) -> Tensor:
         penalised, add_penalty = not self._penalty.is_zero, self._penalty.add_gradient
         step = None if self._solver is None else self._solver.step
-        batches = self._segment.batches()
-        for rate, (gradient, targets, scale, terms, penalty), batch in zip(rates, self._slots, batches, strict=True):
-            gradient(batch, targets, scale, terms)
+        clip = self._clip if self._clip.is_on else None
+        hooks = self._hooks
+        if hooks is not None:
+            hooks.batches_begin(self._segment.row_parts)
+        batches = zip(self._slots, self._segment.batches(), rates, strict=True)
+        for (gradient, targets, scale, total, terms, penalty), batch, rate in batches:
+            gradient(batch, targets, scale, total, terms)
             if penalised:
                 add_penalty(*penalty)
+            if clip is not None:
+                clip()
+            if hooks is not None:
+                hooks.gradient_is_there()
             if step is not None:
                 step(rate)
+            if hooks is not None:
+                hooks.batch_ends(gradient.kept_outputs, self._loss.row_losses(terms.clone(), targets))
         loss = self._segment.mean(self._loss.row_losses(self._terms, self._segment.targets))
         return loss + self._penalty.mean() if penalised else loss
 
@@ -206,6 +318,8 @@ class Trainer:
         One a network.
     solver : Solver, default=None
         None to leave the parameters, and the gradient of the last mini-batch.
+    hooks : BatchHooks, default=None
+        What is called around each step.
     """
 
     def __init__(
@@ -215,12 +329,13 @@ class Trainer:
         minibatches: MiniBatches,
         options: Sequence[TrainingOptions],
         solver: Solver | None = None,
+        hooks: BatchHooks | None = None,
     ) -> None:
         if solver is not None:
-            solver.bind(network)
+            solver.bind(network, sum(len(segment.sizes) for segment in minibatches.segments))
         self._minibatches = minibatches
         self._passes = {
-            segment: _SegmentPass(network, loss, segment, options, solver)
+            segment: _SegmentPass(network, loss, segment, options, solver, hooks)
             for segment in dict.fromkeys(minibatches.segments)
         }
 
@@ -245,26 +360,44 @@ class Trainer:
 
 
 class Validator:
-    """Scores a stack on the validation rows, each network on its own."""
+    """Judges a stack on the validation rows, each network on its own."""
 
-    def __init__(self, network: StackedMLP, loss: Loss, data: TrainingData) -> None:
-        assert data.validation is not None
-        rows, target_rows = data.stack(data.validation)
-        self._loss = loss
-        self._forward = ForwardPass(network, loss, rows.shape[-1])
-        self._batch = data.rows.take(rows)
-        self._targets = data.take_targets(target_rows)
+    def __init__(self, network: StackedMLP, loss: Loss, samples: Samples, options: Sequence[TrainingOptions]) -> None:
+        rows, target_rows = samples.stack(samples.indices)
+        self._network, self._loss, self._options = network, loss, options
+        self._forward = ForwardPass(network, "identity", rows.shape[-1])
+        self._activate_ = OUTPUT_ACTIVATIONS[loss.out_activation]
+        self._batch = samples.rows.take(rows)
+        self._targets = samples.take_targets(target_rows)
+        self._terms = self._targets.new_empty((*rows.shape[:-1], 1, rows.shape[-1]), dtype=samples.rows.dtype)
         self._weights = None
-        n_rows = torch.tensor([len(own) for own in data.validation], device=rows.device)
-        if data.weights is not None or len(n_rows.unique()) > 1:
+        n_rows = torch.tensor([len(own) for own in samples.indices], device=rows.device)
+        if samples.weights is not None or len(n_rows.unique()) > 1:
             present = lean(torch.arange(rows.shape[-1], device=rows.device) < n_rows.unsqueeze(-1))
-            self._weights = (present if data.weights is None else present * data.weights[target_rows]).unsqueeze(-2)
+            weights = (
+                present.to(samples.rows.dtype) if samples.weights is None else present * samples.weights[target_rows]
+            )
+            self._weights = weights.unsqueeze(-2)
 
-    def scores(self) -> list[float]:
-        """Each network's accuracy or R²; nan where a prediction is not finite."""
-        predictions = self._forward(self._batch)
-        scores = self._loss.score(predictions, self._targets, self._weights)
-        return torch.atleast_1d(scores).tolist()
+    def __call__(self) -> list[tuple[float, float]]:
+        """Each network's score and loss; nan where a prediction is not finite."""
+        logits = self._forward(self._batch)
+        predictions = self._activate_(logits.clone() if self._loss.of_logits else logits)
+        own_scores = self._loss.score(predictions, self._targets, self._weights)
+        self._loss.to_delta_(logits, self._targets, self._terms)  # for the terms
+        row_losses = self._loss.row_losses(self._terms, self._targets)
+        losses = weighted_mean(row_losses, self._weights).reshape(-1).tolist()
+        scores = torch.atleast_1d(own_scores).tolist()
+        return [
+            (self._score(k, own_score, loss), loss)
+            for k, (own_score, loss) in enumerate(zip(scores, losses, strict=True))
+        ]
+
+    def _score(self, k: int, own_score: float, loss: float) -> float:
+        options = self._options[k]
+        if options.scores_loss:
+            return -loss
+        return own_score if options.scoring is None else options.scoring(self._network, k)
 
 
 @torch.no_grad()
@@ -276,14 +409,15 @@ def train(
     shufflers: Sequence[Shuffler],
     options: Sequence[TrainingOptions],
     progress: Sequence[Progress],
+    observers: Sequence[Observer | None] = (),
     check: Callable[[], None] = lambda: None,
 ) -> None:
     """Train the networks of a stack until each has stopped; parameters change in place.
 
-    A network stops when its training loss, or with validation rows its score, has not
-    improved by `tol` for more than `n_iter_no_change` epochs, after `max_iter` epochs,
-    or when its loss is no longer finite. It then leaves the stack. Where there are
-    validation rows it keeps the parameters of its best epoch.
+    A network stops when its training loss, or with early stopping its validation score,
+    has not improved by `tol` for more than `n_iter_no_change` epochs, after `max_iter`
+    epochs, when its observer says so, or when its loss is no longer finite. It then leaves
+    the stack. With early stopping it keeps the parameters of its best epoch.
 
     Parameters
     ----------
@@ -293,12 +427,14 @@ def train(
     data : TrainingData
     shufflers, options, progress : sequence
         One a network.
+    observers : sequence of Observer or None, default=()
+        One a network; () for none.
     check : callable, default=nothing
         Called before each epoch; it may raise KeyboardInterrupt to end training.
     """
     for p in progress:
         p.n_iter, p.outcome = 0, "running"
-    stack = _Stack(network, solver, data, shufflers, options, progress)
+    stack = _Stack(network, solver, data, shufflers, options, progress, observers or [None] * len(progress))
     trainer: Trainer | None = None
     validator: Validator | None = None
     shrunk = True
@@ -307,13 +443,15 @@ def train(
             if trainer is None or shrunk:  # buffers are as wide as the stack
                 trainer = validator = None  # the old ones first
                 batch_size = max(option.batch_size for option in stack.options)
-                minibatches = MiniBatches(stack.data, stack.shufflers, batch_size)
-                trainer = Trainer(network, loss, minibatches, stack.options, solver)
-                validator = None if data.validation is None else Validator(network, loss, stack.data)
+                hooks = next((observer.batch_hooks for observer in stack.observers if observer is not None), None)
+                minibatches = MiniBatches(stack.data.train, stack.shufflers, batch_size)
+                trainer = Trainer(network, loss, minibatches, stack.options, solver, hooks)
+                if stack.data.validation is not None:
+                    validator = Validator(network, loss, stack.data.validation, stack.options)
             check()
+            stack.begin_epoch()
             losses = trainer.run_epoch(shuffle_ahead=not stack.may_shrink())
-            scores = None if validator is None else validator.scores()
-            shrunk = stack.end_epoch(losses, scores)
+            shrunk = stack.end_epoch(losses, None if validator is None else validator())
     except KeyboardInterrupt:
         for p in stack.progress:
             p.outcome = "interrupted"
@@ -331,46 +469,66 @@ class _Stack:
         shufflers: Sequence[Shuffler],
         options: Sequence[TrainingOptions],
         progress: Sequence[Progress],
+        observers: Sequence[Observer | None],
     ) -> None:
         self.network, self.solver, self.data = network, solver, data
         self.shufflers, self.options, self.progress = list(shufflers), list(options), list(progress)
+        self.observers = list(observers)
         self._positions = list(range(len(progress)))  # in the stack as it was given
-        self._best: dict[int, Tensor] = {}  # position: parameters of the best epoch
-        self._left: dict[int, tuple[Tensor, dict[str, Any]]] = {}  # position: parameters, solver state
+        self._dropout = network.dropout
+        self._best: dict[int, Tensor] = {}  # position: state of the best epoch
+        self._left: dict[int, tuple[Tensor, dict[str, Any]]] = {}  # position: state, solver state
         self._logs: list[list[str]] = [[] for _ in progress]
+        self._began = 0.0
 
     def may_shrink(self) -> bool:
         """Whether a network may stop after the coming epoch, unless it diverges."""
         return any(
-            p.n_epochs_no_change >= options.n_iter_no_change or p.n_iter + 1 >= options.max_iter
-            for p, options in zip(self.progress, self.options, strict=True)
+            p.n_epochs_no_change >= options.n_iter_no_change or p.n_iter + 1 >= options.max_iter or observer is not None
+            for p, options, observer in zip(self.progress, self.options, self.observers, strict=True)
         )
 
-    def end_epoch(self, losses: list[float], scores: list[float] | None) -> bool:
+    def begin_epoch(self) -> None:
+        """Tell observers, and look at the clock."""
+        for observer in self.observers:
+            if observer is not None:
+                observer.epoch_begins()
+        self._began = time.perf_counter()
+
+    def end_epoch(self, losses: list[float], validation: list[tuple[float, float]] | None) -> bool:
         """Record an epoch and let stopped networks go; True if some did while others train on."""
+        seconds = time.perf_counter() - self._began
         for i, (p, options) in enumerate(zip(self.progress, self.options, strict=True)):
             p.n_iter += 1
-            p.n_rows_seen += len(self.data.train[i])
+            p.n_rows_seen += len(self.data.train.indices[i])
             p.loss_curve.append(losses[i])
+            p.seconds.append(seconds)
             self._log(i, f"Iteration {p.n_iter}, loss = {losses[i]:.8f}")
-            if scores is not None:
-                p.validation_scores.append(scores[i])
-                self._log(i, f"Validation score: {scores[i]:f}")
+            if validation is not None:
+                score, validation_loss = validation[i]
+                p.validation_scores.append(score)
+                p.validation_losses.append(validation_loss)
+                self._log(i, f"Validation score: {score:f}")
             if not math.isfinite(losses[i]):
                 p.outcome = "diverged"
-            elif scores is None:
+            elif not options.early_stopping:
                 p.follow_loss(options.tol)
             elif p.follow_score(options.tol):
-                self._best[self._positions[i]] = self.network.flat[i].detach().clone()
+                self._best[self._positions[i]] = self.network.state(i)
+        for p, rate in zip(self.progress, self.solver.learning_rate, strict=True):
+            p.learning_rates.append(rate)
         self.solver.epoch_ends([p.n_rows_seen for p in self.progress])
         for i, (p, options) in enumerate(zip(self.progress, self.options, strict=True)):
             if p.outcome == "running":
-                self._decide(i, p, options, "Training loss" if scores is None else "Validation score")
+                self._decide(i, p, options, "Validation score" if options.early_stopping else "Training loss")
+            observer = self.observers[i]
+            if observer is not None and observer.epoch_ends(self.network, i) and p.outcome in ("running", "max_iter"):
+                p.outcome = "stopped"
         return self._let_go()
 
     def _decide(self, i: int, p: Progress, options: TrainingOptions, criterion: str) -> None:
         if p.n_epochs_no_change > options.n_iter_no_change:
-            stop, decision = self.solver.on_plateau(i)
+            stop, decision = self.solver.schedules[i].on_plateau()
             self._log(
                 i,
                 f"{criterion} did not improve more than tol={options.tol:f} "
@@ -398,6 +556,7 @@ class _Stack:
             self.data = self.data.keep(staying)
         self.shufflers = [self.shufflers[i] for i in staying]
         self.options = [self.options[i] for i in staying]
+        self.observers = [self.observers[i] for i in staying]
         self.progress = [self.progress[i] for i in staying]
         self._positions = [self._positions[i] for i in staying]
         return bool(staying)
@@ -420,11 +579,11 @@ class _Stack:
         for i in indices:
             best = self._best.pop(self._positions[i], None)
             if best is not None:
-                self.network.flat[i].copy_(best)
+                self.network.load_state(i, best)
 
     def _record(self, indices: Iterable[int]) -> None:
         for i in indices:
-            self._left[self._positions[i]] = self.network.flat[i].detach().clone(), self.solver.state(i)
+            self._left[self._positions[i]] = self.network.state(i), self.solver.state(i)
 
     def reassemble(self) -> None:
         """Put all networks back into the order in which they were given."""
@@ -432,9 +591,10 @@ class _Stack:
         self._print_logs(range(len(self.progress)))
         if self._left:
             self._record(range(len(self.progress)))
-            parameters, states = zip(*(self._left[position] for position in sorted(self._left)), strict=True)
-            self.network.flat = nn.Parameter(torch.stack(parameters))
-            self.solver.restore(states)
+            networks, solvers = zip(*(self._left[position] for position in sorted(self._left)), strict=True)
+            self.network.become(torch.stack(networks))
+            self.network.dropout = self._dropout
+            self.solver.restore(solvers)
 
 
 @torch.no_grad()
@@ -454,7 +614,8 @@ def train_lbfgs(
         scipy's report: the loss reached, the iterations, the reason of the end.
     """
     parameters = network.flat.detach()[0]
-    minibatches = MiniBatches(data, [Shuffler(data.train[0], None)], len(data.train[0]))
+    (rows,) = data.train.indices
+    minibatches = MiniBatches(data.train, [Shuffler(rows, None)], len(rows))
     trainer = Trainer(network, loss, minibatches, [options])
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:

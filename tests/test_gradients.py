@@ -6,7 +6,7 @@ import scipy.sparse as sp
 import torch
 
 from sktorch_mlp._activations import ACTIVATIONS
-from sktorch_mlp._gradients import BLOCK_SIZE, ClosedForm, ForwardPass, Predictor
+from sktorch_mlp._gradients import BLOCK_SIZE, ForwardPass, Gradient, Predictor
 from sktorch_mlp._losses import BinaryLogLoss, HalfPoissonDeviance, HalfSquaredError, LogLoss
 from sktorch_mlp._network import StackedMLP, lean
 from sktorch_mlp._rows import Rows
@@ -79,12 +79,14 @@ def test_gradient_and_loss(activation, loss, hidden, weighted, n_networks, spars
     (expected,) = torch.autograd.grad((expected_losses * scale).sum(), network.flat)
 
     network.flat.grad = torch.full_like(network.flat, float("nan"))  # every element must be written
-    closed_form = ClosedForm(network, loss, N_ROWS)
+    gradient_of_stack = Gradient(network, loss, N_ROWS)
     terms = lean(torch.empty(n_networks, 1, N_ROWS, dtype=torch.float64))
     stacked_targets = lean(targets.expand(n_networks, -1, -1))
     with torch.no_grad():
         batch = rows.take(lean(torch.arange(N_ROWS).expand(n_networks, -1)))
-        closed_form(batch, stacked_targets, scale if weighted else scale[0], terms)
+        gradient_of_stack(
+            batch, stacked_targets, scale if weighted else scale[0], weights.sum().expand(n_networks), terms
+        )
         losses = loss.row_losses(terms, stacked_targets)
 
     difference = (network.flat.grad - expected).norm() / expected.norm()
@@ -102,7 +104,7 @@ def test_buffers_are_reused_without_a_trace(n_networks, sparse):
     loss = LOSSES["log_loss"]
     _, rows, targets = _problem(loss, sparse)
     network = _network((N_FEATURES, 4, 3), "relu", n_networks, sparse)
-    closed_form = ClosedForm(network, loss, 4)
+    gradient_of_stack = Gradient(network, loss, 4)
     terms = lean(torch.empty(n_networks, 1, 4, dtype=torch.float64))
     chosen_now = lean(torch.zeros(n_networks, 4, dtype=torch.int64))
     (load,) = rows.loads(chosen_now, [4])
@@ -112,7 +114,7 @@ def test_buffers_are_reused_without_a_trace(n_networks, sparse):
         for indices in chosen:
             stacked = lean(targets[:, indices].expand(n_networks, -1, -1))
             chosen_now.copy_(lean(indices.expand(n_networks, -1)))
-            closed_form(*load(), stacked, torch.tensor(0.25).double(), terms)
+            gradient_of_stack(*load(), stacked, torch.tensor(0.25).double(), torch.tensor([4.0]).double(), terms)
             gradients.append(network.flat.grad.clone())
     assert torch.equal(gradients[0], gradients[2])
     assert not torch.equal(gradients[0], gradients[1])
@@ -127,7 +129,7 @@ def test_predictions_do_not_depend_on_the_blocks(sparse):
     member = network.member(0)
     coefs, intercepts = [layer.weight for layer in member[::2]], [layer.bias for layer in member[::2]]
     with torch.no_grad():
-        predictions = Predictor(coefs, intercepts, "tanh", "softmax")(rows)
+        predictions = Predictor(coefs, intercepts, ["tanh"], "softmax")(rows)
         expected = torch.softmax(member(torch.from_numpy(X)), -1)
     torch.testing.assert_close(predictions, expected, rtol=1e-12, atol=1e-12)
 
@@ -136,7 +138,7 @@ def test_forward_pass_follows_the_parameters():
     loss = LOSSES["squared_error"]
     _, rows, _ = _problem(loss, False)
     network = _network((N_FEATURES, 4, 1), "tanh", 1, False)
-    forward = ForwardPass(network, loss, N_ROWS)
+    forward = ForwardPass(network, loss.out_activation, N_ROWS)
     with torch.no_grad():
         before = forward(rows.whole()).clone()
         network.flat.mul_(2)

@@ -7,7 +7,8 @@ from sklearn.neural_network import MLPClassifier
 from torch import nn
 
 from sktorch_mlp._activations import ACTIVATIONS
-from sktorch_mlp._network import StackedMLP, initial_parameters
+from sktorch_mlp._initialisation import initial_parameters
+from sktorch_mlp._network import StackedMLP
 
 UNITS = (5, 4, 3, 2)
 

@@ -9,6 +9,7 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOpti
 
 from sktorch_mlp import _solvers
 from sktorch_mlp._network import StackedMLP
+from sktorch_mlp._schedules import Adaptive, InverseScaling, Schedule
 from sktorch_mlp._solvers import SGD, Adam, minimize_lbfgs
 
 N_STEPS = 25
@@ -32,7 +33,7 @@ def _gradients(network):
 
 
 def _descend(network, solver):
-    solver.bind(network)
+    solver.bind(network, N_STEPS)
     for gradient in _gradients(network):
         network.flat.grad.copy_(gradient)
         with torch.no_grad():
@@ -65,7 +66,7 @@ def test_adam_is_sklearns(adam_kernel, n_networks, betas):
     expected = _descend_like_sklearn(
         _network(n_networks), lambda params, k: AdamOptimizer(params, rates[k], *betas, epsilons[k])
     )
-    solver = Adam(rates, [betas[0]] * n_networks, [betas[1]] * n_networks, epsilons)
+    solver = Adam([*map(Schedule, rates)], [betas[0]] * n_networks, [betas[1]] * n_networks, epsilons)
     np.testing.assert_allclose(_descend(_network(n_networks), solver), expected, rtol=1e-12, atol=1e-14)
 
 
@@ -77,7 +78,7 @@ def test_adam_is_pytorchs_with_epsilon_inside_the_bias_correction(adam_kernel):
         optimizer.param_groups[0]["eps"] = 1e-8 / (1 - 0.999**t) ** 0.5
         reference.grad = gradient
         optimizer.step()
-    descended = _descend(network, Adam([0.01], [0.9], [0.999], [1e-8]))
+    descended = _descend(network, Adam([Schedule(0.01)], [0.9], [0.999], [1e-8]))
     np.testing.assert_allclose(descended, reference.detach().numpy(), rtol=1e-12, atol=1e-14)
 
 
@@ -90,7 +91,7 @@ def test_sgd_is_sklearns(n_networks, nesterov, momentum):
         _network(n_networks),
         lambda params, k: SGDOptimizer(params, rates[k], "constant", momentum, nesterov),
     )
-    solver = SGD(rates, [momentum] * n_networks, nesterov, "constant", [0.5] * n_networks)
+    solver = SGD([*map(Schedule, rates)], [momentum] * n_networks, nesterov)
     np.testing.assert_allclose(_descend(_network(n_networks), solver), expected, rtol=1e-12, atol=1e-14)
 
 
@@ -99,28 +100,31 @@ def test_sgd_mixes_momentum_zero_with_others():
     expected = _descend_like_sklearn(
         _network(2), lambda params, k: SGDOptimizer(params, 0.1, "constant", momenta[k], True)
     )
-    solver = SGD([0.1, 0.1], momenta, True, "constant", [0.5, 0.5])
+    solver = SGD([Schedule(0.1), Schedule(0.1)], momenta, True)
     np.testing.assert_allclose(_descend(_network(2), solver), expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "invscaling", "adaptive"])
-def test_schedules_are_sklearns(schedule):
-    theirs = SGDOptimizer([np.zeros(3)], 0.5, schedule, power_t=0.3)
-    ours = SGD([0.5], [0.9], True, schedule, [0.3])
-    ours.bind(_network(1))
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [("constant", Schedule(0.5)), ("invscaling", InverseScaling(0.5, 0.3)), ("adaptive", Adaptive(0.5))],
+)
+def test_schedules_are_sklearns(name, schedule):
+    theirs = SGDOptimizer([np.zeros(3)], 0.5, name, power_t=0.3)
+    ours = SGD([schedule], [0.9], True)
+    ours.bind(_network(1), 1)
     for t in range(1, 30):
         theirs.iteration_ends(100 * t)
         ours.epoch_ends([100 * t])
         assert ours.learning_rate == [pytest.approx(theirs.learning_rate, rel=1e-15)]
-        assert ours.on_plateau(0)[0] == theirs.trigger_stopping("", verbose=False)
+        assert schedule.on_plateau()[0] == theirs.trigger_stopping("", verbose=False)
         assert ours.learning_rate == [pytest.approx(theirs.learning_rate, rel=1e-15)]
 
 
 @pytest.mark.parametrize(
     "solver",
     [
-        SGD([0.1, 0.2, 0.3], [0.9] * 3, True, "constant", [0.5] * 3),
-        Adam([0.1, 0.2, 0.3], [0.9] * 3, [0.99] * 3, [1e-8] * 3),
+        SGD([*map(Schedule, [0.1, 0.2, 0.3])], [0.9] * 3, True),
+        Adam([*map(Schedule, [0.1, 0.2, 0.3])], [0.9] * 3, [0.99] * 3, [1e-8] * 3),
     ],
     ids=["sgd", "adam"],
 )
@@ -134,7 +138,7 @@ def test_a_reduced_and_pickled_solver_goes_on_as_before(solver):
 
     expected = _descend(network, solver)[[0, 2]]
     gradients = [g[[0, 2]] for g in _gradients(network)]
-    copy.bind(reduced)
+    copy.bind(reduced, N_STEPS)
     for gradient in gradients:
         reduced.flat.grad.copy_(gradient)
         with torch.no_grad():

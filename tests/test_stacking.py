@@ -582,19 +582,19 @@ def test_equal_rows_are_held_once():
     for seed in range(3):
         values = X[:100].copy() if seed < 2 else X[100:200].copy()
         parts.append(
-            _data.TrainingData(
+            _data.Samples(
                 rows=Rows.of(values, torch.device("cpu")),
                 targets=torch.from_numpy(Y[:100].copy())[None],
                 weights=None if seed else torch.full((100,), 2.0, dtype=torch.float64),
-                train=[np.arange(10 * seed, 100)],
+                indices=[np.arange(10 * seed, 100)],
             )
         )
-    joined = _data.join_data(parts)
+    joined = _data.join_data([_data.TrainingData(part) for part in parts]).train
     assert joined.rows.X.shape == (200, 64)
     assert joined.targets.shape == (1, 200)  # the same labels with other weights count as others
     for k, part in enumerate(parts):
-        rows, target_rows = joined.keep([k]).stack(joined.train[k : k + 1])
-        np.testing.assert_array_equal(joined.rows.X[rows], part.rows.X[part.train[0]])
-        np.testing.assert_array_equal(joined.targets[:, target_rows], part.targets[:, part.train[0]])
+        rows, target_rows = joined.keep([k]).stack(joined.indices[k : k + 1])
+        np.testing.assert_array_equal(joined.rows.X[rows], part.rows.X[part.indices[0]])
+        np.testing.assert_array_equal(joined.targets[:, target_rows], part.targets[:, part.indices[0]])
         expected = 2.0 if part.weights is not None else 1.0
         assert (joined.weights[target_rows] == expected).all()

@@ -12,10 +12,12 @@ from sklearn.utils import gen_batches, shuffle
 
 from sktorch_mlp import _capture, _solvers
 from sktorch_mlp import _data as _data_module
-from sktorch_mlp._data import MiniBatches, Segment, Shuffler, TrainingData
+from sktorch_mlp._data import MiniBatches, Samples, Segment, Shuffler, TrainingData
+from sktorch_mlp._initialisation import initial_parameters
 from sktorch_mlp._losses import LogLoss
-from sktorch_mlp._network import StackedMLP, initial_parameters
+from sktorch_mlp._network import StackedMLP
 from sktorch_mlp._rows import Rows
+from sktorch_mlp._schedules import Adaptive, InverseScaling, Schedule
 from sktorch_mlp._solvers import SGD, Adam
 from sktorch_mlp._training import Progress, TrainingOptions, train
 
@@ -30,10 +32,11 @@ def _data(n_networks=1, *, sparse=False, weighted=False, validation=False):
     weights = torch.from_numpy(np.random.RandomState(3).uniform(0.1, 2, N_ROWS)) if weighted else None
     order = np.random.RandomState(4).permutation(N_ROWS)
     rows = Rows.of(sp.csr_array(X) if sparse else X, CPU)
-    data = TrainingData(rows, torch.from_numpy(y)[None], weights, [np.arange(N_ROWS)] * n_networks)
-    if validation:
-        data = replace(data, train=[order[:110]] * n_networks, validation=[order[110:]] * n_networks)
-    return data
+    samples = Samples(rows, torch.from_numpy(y)[None], weights, [np.arange(N_ROWS)] * n_networks)
+    if not validation:
+        return TrainingData(samples)
+    parts = order[:110], order[110:]
+    return TrainingData(*(replace(samples, indices=[part] * n_networks) for part in parts))
 
 
 def _train(data, seeds, solver, options, sparse=False):
@@ -43,7 +46,7 @@ def _train(data, seeds, solver, options, sparse=False):
     for k, seed in enumerate(seeds):
         random_state = np.random.RandomState(seed)
         network.load(k, *initial_parameters(UNITS, "relu", random_state))
-        shufflers.append(Shuffler(data.train[k], random_state))
+        shufflers.append(Shuffler(data.train.indices[k], random_state))
     train(network, solver, LogLoss(10), data, shufflers, options, progress)
     return network.flat.detach(), progress
 
@@ -66,18 +69,18 @@ def _adam(networks):
         [0.999, 0.9, 0.99, 0.999],
         [1e-8] * 4,
     )
-    return Adam(*([values[k] for k in networks] for values in (rates, betas_1, betas_2, epsilons)))
+    schedules = [Schedule(rate) for rate in rates]
+    return Adam(*([values[k] for k in networks] for values in (schedules, betas_1, betas_2, epsilons)))
 
 
-def _sgd(networks, schedule="adaptive"):
-    rates, momenta, powers = [0.05, 0.1, 0.2, 0.01], [0.9, 0.0, 0.5, 0.8], [0.5, 0.3, 0.1, 0.5]
-    return SGD(
-        [rates[k] for k in networks], [momenta[k] for k in networks], True, schedule, [powers[k] for k in networks]
-    )
+def _sgd(networks, schedule=Adaptive):
+    rates, momenta = [0.05, 0.1, 0.2, 0.01], [0.9, 0.0, 0.5, 0.8]
+    return SGD([schedule(rates[k]) for k in networks], [momenta[k] for k in networks], True)
 
 
 def _invscaling(networks):
-    return _sgd(networks, "invscaling")
+    powers = iter([[0.5, 0.3, 0.1, 0.5][k] for k in networks])
+    return _sgd(networks, lambda rate: InverseScaling(rate, next(powers)))
 
 
 @pytest.mark.parametrize("make_solver", [_adam, _sgd, _invscaling])
@@ -94,7 +97,7 @@ def _invscaling(networks):
 )
 def test_a_stack_trains_as_each_network_alone(make_solver, kind):
     data = _data(len(SEEDS), **kind)
-    sparse = data.rows.is_sparse
+    sparse = data.train.rows.is_sparse
     flat, progress = _train(data, SEEDS, make_solver(range(4)), DIFFERENT, sparse)
     for k, seed in enumerate(SEEDS):
         alone, (alone_progress,) = _train(data.keep([k]), [seed], make_solver([k]), [DIFFERENT[k]], sparse)
@@ -121,14 +124,12 @@ def test_the_solver_of_a_stack_can_go_on():
 def test_a_diverging_network_leaves_the_others_alone():
     data = _data(3)
     rates = [0.1, 1e200, 0.05]
-    solver = SGD(rates, [0.9] * 3, True, "constant", [0.5] * 3)
+    solver = SGD([*map(Schedule, rates)], [0.9] * 3, True)
     flat, progress = _train(data, [0, 1, 2], solver, [OPTIONS] * 3)
     assert [p.outcome for p in progress][1] == "diverged"
     assert not math.isfinite(progress[1].loss_curve[-1])
     for k in (0, 2):
-        alone, (alone_progress,) = _train(
-            data.keep([k]), [k], SGD([rates[k]], [0.9], True, "constant", [0.5]), [OPTIONS]
-        )
+        alone, (alone_progress,) = _train(data.keep([k]), [k], SGD([Schedule(rates[k])], [0.9], True), [OPTIONS])
         np.testing.assert_allclose(progress[k].loss_curve, alone_progress.loss_curve, rtol=1e-9)
         np.testing.assert_allclose(flat[k], alone[0], rtol=1e-9, atol=1e-12)
 
@@ -141,8 +142,8 @@ def segment_rows(request, monkeypatch):
 @pytest.mark.parametrize("n_networks", [1, 3])
 def test_mini_batches_are_sklearns(n_networks, segment_rows):
     data = _data(n_networks, weighted=True)
-    shufflers = [Shuffler(data.train[0], np.random.RandomState(seed)) for seed in range(n_networks)]
-    minibatches = MiniBatches(data, shufflers, 64)
+    shufflers = [Shuffler(data.train.indices[0], np.random.RandomState(seed)) for seed in range(n_networks)]
+    minibatches = MiniBatches(data.train, shufflers, 64)
     expected_rows = [np.arange(N_ROWS)] * n_networks
     streams = [np.random.RandomState(seed) for seed in range(n_networks)]
     for epoch in range(3):
@@ -156,9 +157,9 @@ def test_mini_batches_are_sklearns(n_networks, segment_rows):
                 for k, rows in enumerate(expected_rows):
                     chosen = rows[batch_slice]
                     X = batch._rows.reshape(n_networks, len(chosen), 64)[k]
-                    assert torch.equal(X, data.rows.X[chosen])
-                    assert torch.equal(targets.reshape(n_networks, -1)[k], data.targets[0, chosen])
-                    weights = data.weights[chosen]
+                    assert torch.equal(X, data.train.rows.X[chosen])
+                    assert torch.equal(targets.reshape(n_networks, -1)[k], data.train.targets[0, chosen])
+                    weights = data.train.weights[chosen]
                     torch.testing.assert_close(scale.reshape(n_networks, -1)[k], weights / weights.sum())
         assert next(slices, None) is None
 
@@ -179,14 +180,14 @@ def test_segments_do_not_change_the_numbers(weighted, segment_rows):
 def test_one_batch_of_all_rows_is_gathered_once_but_draws_as_often():
     data = _data()
     random_state, expected = np.random.RandomState(0), np.random.RandomState(0)
-    minibatches = MiniBatches(data, [Shuffler(data.train[0], random_state)], N_ROWS)
+    minibatches = MiniBatches(data.train, [Shuffler(data.train.indices[0], random_state)], N_ROWS)
     batches = []
     for _ in range(2):
         (segment,) = minibatches.next_epoch()
         batches += segment.batches()
         expected.permutation(N_ROWS)
     assert batches[0] is batches[1]
-    assert batches[0]._rows.data_ptr() == data.rows.X.data_ptr()
+    assert batches[0]._rows.data_ptr() == data.train.rows.X.data_ptr()
     assert random_state.randint(2**31) == expected.randint(2**31)
 
 
@@ -197,16 +198,17 @@ def test_networks_on_other_rows_and_targets_train_as_each_alone(kind, batch_size
     data = _data(3, **kind)
     rng = np.random.RandomState(5)
     many, fewer = rng.permutation(N_ROWS)[:128], rng.permutation(N_ROWS)[:125]
-    data.train = [many, fewer, np.sort(many)]
+    data.train.indices = [many, fewer, np.sort(many)]
     if data.validation is not None:
-        data.validation = [rng.permutation(N_ROWS)[:n] for n in (20, 19, 20)]
+        data.validation.indices = [rng.permutation(N_ROWS)[:n] for n in (20, 19, 20)]
     n_sets = 2
-    data.targets = torch.cat([data.targets, data.targets.flip(-1)], -1)
-    data.weights = None if data.weights is None else torch.cat([data.weights, data.weights.flip(-1)])
-    data.starts = [(0, 0), (0, N_ROWS), (0, N_ROWS)]
-    assert data.targets.shape[-1] == n_sets * N_ROWS
-    options = [replace(OPTIONS, batch_size=min(batch_size, len(rows)), max_iter=6) for rows in data.train]
-    sparse = data.rows.is_sparse
+    for samples in filter(None, (data.train, data.validation)):
+        samples.targets = torch.cat([samples.targets, samples.targets.flip(-1)], -1)
+        samples.weights = None if samples.weights is None else torch.cat([samples.weights, samples.weights.flip(-1)])
+        samples.starts = [(0, 0), (0, N_ROWS), (0, N_ROWS)]
+    assert data.train.targets.shape[-1] == n_sets * N_ROWS
+    options = [replace(OPTIONS, batch_size=min(batch_size, len(rows)), max_iter=6) for rows in data.train.indices]
+    sparse = data.train.rows.is_sparse
     flat, progress = _train(data, [0, 1, 2], _adam([0, 1, 2]), options, sparse)
     for k in range(3):
         alone, (alone_progress,) = _train(data.keep([k]), [k], _adam([k]), [options[k]], sparse)
@@ -219,9 +221,9 @@ def test_networks_on_other_rows_and_targets_train_as_each_alone(kind, batch_size
 
 def test_unlike_numbers_of_batches_do_not_stack():
     data = _data(2)
-    data.train = [np.arange(64), np.arange(65)]
+    data.train.indices = [np.arange(64), np.arange(65)]
     with pytest.raises(ValueError, match="64 and 65 rows"):
-        MiniBatches(data, [Shuffler(rows, None) for rows in data.train], 64)
+        MiniBatches(data.train, [Shuffler(rows, None) for rows in data.train.indices], 64)
 
 
 class _FakeGraph:
@@ -272,11 +274,11 @@ def test_training_goes_on_where_it_stopped():
         network = StackedMLP(UNITS, "relu", dtype=torch.float64)
         random_state = np.random.RandomState(0)
         network.load(0, *initial_parameters(UNITS, "relu", random_state))
-        shuffler, solver, progress = Shuffler(data.train[0], random_state), _adam([1]), Progress()
+        shuffler, solver, progress = Shuffler(data.train.indices[0], random_state), _adam([1]), Progress()
         for _ in range(n_fits):
             train(network, solver, LogLoss(10), data, [shuffler], [replace(OPTIONS, max_iter=max_iter)], [progress])
         runs.append((network.flat.detach(), progress))
     (whole, progress), (pieces, pieces_progress) = runs
     assert progress.loss_curve == pieces_progress.loss_curve
-    assert progress.n_rows_seen == pieces_progress.n_rows_seen == 6 * len(data.train[0])
+    assert progress.n_rows_seen == pieces_progress.n_rows_seen == 6 * len(data.train.indices[0])
     assert torch.equal(whole, pieces)
