@@ -251,25 +251,26 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
                 dtype,
                 random_state,
             )
-            observers = self._observers(given, attributes, incremental)
+            observers = self._observers(state, loss, data, given, attributes, incremental)
             observers.begin()
             with state.unchanged_by_errors() if resuming else nullcontext():
                 if self.solver == "lbfgs":
-                    messages = self._fit_lbfgs(state, loss, data)
+                    messages = self._fit_lbfgs(state, loss, data, observers)
                 else:
                     messages = self._fit_stochastic(state, loss, data, scoring, observers, random_state, incremental)
+            observers.training_ends()
             self._publish(state, loss)
         observers.end()
         for message, category in messages:  # only now: a warning that is made an error leaves a fitted model
-            warnings.warn(message, category, stacklevel=5)
+            warnings.warn(message, category, stacklevel=4 if incremental else 5)  # fit has one more decorator
         return self
 
-    def _fit_lbfgs(self, state: FitState, loss: Loss, data: TrainingData) -> _Warnings:
+    def _fit_lbfgs(self, state: FitState, loss: Loss, data: TrainingData, observers: Observers) -> _Warnings:
         network = state.network
         n_rows = len(data.train.rows)
         options = self._training_options(n_rows, self.max_iter, None)
         with compute_threads(network.n_coefs * n_rows, self.max_iter), single_threaded_blas():
-            result = train_lbfgs(network, loss, data, options, max_fun=self.max_fun)
+            result = train_lbfgs(network, loss, data, options, max_fun=self.max_fun, observer=observers.active())
         if not (math.isfinite(result.fun) or result.interrupted) or not _all_finite(network.flat):
             raise DivergenceError(f"The loss is {result.fun} after {result.nit} iterations of L-BFGS.")
         self.n_iter_ = min(result.nit, self.max_iter)
@@ -312,6 +313,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         n_steps = n_rows / options.batch_size * options.max_iter
         with compute_threads(network.n_coefs * options.batch_size, n_steps):
             train_fit(Fit(network, state.solver, loss, data, shuffler, options, progress, observers.active()))
+        state.solver.schedules = [getattr(schedule, "own", schedule) for schedule in state.solver.schedules]
 
         finite = _all_finite(network.flat)
         if progress.outcome == "diverged" or not finite:
@@ -346,14 +348,26 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         )
 
     def _observers(
-        self, given: tuple[Any, Any, Any], attributes: Callable[[StackedMLP, int], dict[str, Any]], incremental: bool
+        self,
+        state: FitState,
+        loss: Loss,
+        data: TrainingData,
+        given: tuple[Any, Any, Any],
+        attributes: Callable[[StackedMLP, int], dict[str, Any]],
+        incremental: bool,
     ) -> Observers:
         """What watches the fit: callbacks of either world."""
         observers = Observers()
-        if not incremental:
-            context = self._init_callback_context(max_subtasks=self.max_iter)
-            if hasattr(self, "_skl_callbacks"):
-                observers.add(TaskObserver(self, context, *given, attributes))
+        if incremental:
+            return observers
+        context = self._init_callback_context(max_subtasks=self.max_iter)
+        if hasattr(self, "_skl_callbacks"):
+            observers.add(TaskObserver(self, context, *given, attributes))
+        if self.callbacks:
+            from ._skorch_callbacks import SkorchObserver  # loads skorch, which only callbacks need
+
+            settings = self.learning_rate_init, bool(self.verbose)
+            observers.add(SkorchObserver(self.callbacks, state.network, loss, data, state.progress, *settings))
         return observers
 
     # Data ------------------------------------------------------------------------------

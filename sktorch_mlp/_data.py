@@ -231,6 +231,8 @@ class MiniBatches:
     batch_size : int
         Rows of a batch; a short last batch is kept. Networks may have unlike numbers of
         rows, but need as many batches.
+    longest_segment : int, default=None
+        Most batches of a segment; None for as many as memory allows.
 
     Attributes
     ----------
@@ -238,7 +240,9 @@ class MiniBatches:
         Those of an epoch, in order; the same object stands for those that are alike.
     """
 
-    def __init__(self, samples: Samples, shufflers: Sequence[Shuffler], batch_size: int) -> None:
+    def __init__(
+        self, samples: Samples, shufflers: Sequence[Shuffler], batch_size: int, longest_segment: int | None = None
+    ) -> None:
         self._samples, self._shufflers = samples, shufflers
         n_train = [len(rows) for rows in samples.indices]
         n_rows = max(n_train)
@@ -248,6 +252,7 @@ class MiniBatches:
         per_segment = max(1, _SEGMENT_ROWS // batch_size)
         if samples.rows.device.type != "cpu":
             per_segment = min(per_segment, _SEGMENT_BATCHES)
+        per_segment = min(per_segment, longest_segment or per_segment)
         parts = [sizes[start : start + per_segment] for start in range(0, len(sizes), per_segment)]
         last = Segment(samples, parts[-1], n_train, missing=[n_rows - n for n in n_train])
         if len(parts) > 1:

@@ -59,7 +59,12 @@ class Observers:
         answers = [observer.epoch_ends(network, k) for observer in self._observers]
         return any(answers)
 
+    def training_ends(self) -> None:
+        """Training is over; the network may still be changed."""
+        for observer in self._observers:
+            observer.training_ends()
+
     def end(self) -> None:
-        """The fit is done."""
+        """The fit is done, and the estimator is fitted."""
         for observer in self._observers:
             observer.end()

@@ -63,6 +63,9 @@ class TaskObserver:
             reconstruction_attributes=lambda: self._attributes(network, k), **self._arguments
         )
 
+    def training_ends(self) -> None:
+        """Nothing is to be told before the estimator is fitted."""
+
     def end(self) -> None:
         """The fit is done."""
         self._context.call_on_fit_task_end(reconstruction_attributes=dict, **self._arguments)

@@ -434,6 +434,10 @@ def _fused_adam(params: Tensor) -> Callable[..., None] | None:
     return getattr(torch, "_fused_adam_", None) if has_kernel else None
 
 
+#: status of scipy's result after StopIteration
+_STOPPED_BY_CALLBACK = 99
+
+
 def minimize_lbfgs(
     objective: Callable[[np.ndarray], tuple[float, np.ndarray]],
     start: np.ndarray,
@@ -441,6 +445,7 @@ def minimize_lbfgs(
     max_iter: int,
     max_fun: int,
     tol: float,
+    on_iteration: Callable[[np.ndarray], bool] | None = None,
 ) -> scipy.optimize.OptimizeResult:
     """Minimise an objective that gives its value and gradient, with scikit-learn's options.
 
@@ -453,6 +458,8 @@ def minimize_lbfgs(
         Most iterations and most evaluations.
     tol : float
         Largest component of the projected gradient at which to stop.
+    on_iteration : callable, default=None
+        ``on_iteration(x)`` is called after each iteration; True to stop.
 
     Returns
     -------
@@ -463,6 +470,8 @@ def minimize_lbfgs(
 
     def remember(intermediate_result: scipy.optimize.OptimizeResult) -> None:
         reached.update(x=intermediate_result.x.copy(), fun=intermediate_result.fun, nit=reached.nit + 1)
+        if on_iteration is not None and on_iteration(reached.x):
+            raise StopIteration
 
     options = {"maxiter": max_iter, "maxfun": max_fun, "gtol": tol}
     try:
@@ -472,4 +481,6 @@ def minimize_lbfgs(
     except KeyboardInterrupt:
         return reached
     result.interrupted = False
+    if result.status == _STOPPED_BY_CALLBACK:
+        result.status = 0  # as asked
     return result

@@ -63,6 +63,8 @@ class Progress:
     best_loss, best_validation_score : float
     best_n_iter : int
         Epoch of the best score, counted from the first fit on.
+    notes : dict of dict
+        What callbacks have added to the record of an epoch, counted from 1.
     n_epochs_no_change : int
         Epochs in a row without improvement by `tol`.
     n_iter : int
@@ -81,6 +83,7 @@ class Progress:
     best_loss: float = math.inf
     best_validation_score: float = -math.inf
     best_n_iter: int = 0
+    notes: dict[int, dict[str, Any]] = field(default_factory=dict)
     n_epochs_no_change: int = 0
     n_iter: int = 0
     n_rows_seen: int = 0
@@ -97,7 +100,7 @@ class Progress:
             del getattr(self, name)[length:]
         vars(self).update(vars(before))
 
-    def records(self) -> list[dict[str, float]]:
+    def records(self) -> list[dict[str, Any]]:
         """All epochs, one record each."""
         columns = {
             "loss": self.loss_curve,
@@ -109,7 +112,7 @@ class Progress:
         n_epochs = len(self.loss_curve)
         whole = {name: values for name, values in columns.items() if len(values) == n_epochs}
         return [
-            {"epoch": epoch, **dict(zip(whole, values, strict=True))}
+            {"epoch": epoch, **dict(zip(whole, values, strict=True)), **self.notes.get(epoch, {})}
             for epoch, values in enumerate(zip(*whole.values(), strict=True), start=1)
         ]
 
@@ -444,7 +447,9 @@ def train(
                 trainer = validator = None  # the old ones first
                 batch_size = max(option.batch_size for option in stack.options)
                 hooks = next((observer.batch_hooks for observer in stack.observers if observer is not None), None)
-                minibatches = MiniBatches(stack.data.train, stack.shufflers, batch_size)
+                # Hooks may change the learning rate of the next step, which a GPU's are given by segment.
+                longest = None if hooks is None else 1
+                minibatches = MiniBatches(stack.data.train, stack.shufflers, batch_size, longest)
                 trainer = Trainer(network, loss, minibatches, stack.options, solver, hooks)
                 if stack.data.validation is not None:
                     validator = Validator(network, loss, stack.data.validation, stack.options)
@@ -605,8 +610,11 @@ def train_lbfgs(
     options: TrainingOptions,
     *,
     max_fun: int,
+    observer: Observer | None = None,
 ) -> scipy.optimize.OptimizeResult:
     """Minimise the loss of one network over all rows with L-BFGS; parameters change in place.
+
+    To an observer an iteration is an epoch.
 
     Returns
     -------
@@ -623,7 +631,16 @@ def train_lbfgs(
         (value,) = trainer.run_epoch()
         return value, network.grad[0].to("cpu", torch.float64, copy=True).numpy()
 
+    def end_iteration(x: np.ndarray) -> bool:
+        assert observer is not None
+        observer.epoch_begins()
+        parameters.copy_(torch.from_numpy(x))
+        return observer.epoch_ends(network, 0)
+
     start = parameters.to("cpu", torch.float64, copy=True).numpy()
-    result = minimize_lbfgs(objective, start, max_iter=options.max_iter, max_fun=max_fun, tol=options.tol)
+    on_iteration = None if observer is None else end_iteration
+    result = minimize_lbfgs(
+        objective, start, max_iter=options.max_iter, max_fun=max_fun, tol=options.tol, on_iteration=on_iteration
+    )
     parameters.copy_(torch.from_numpy(result.x))
     return result

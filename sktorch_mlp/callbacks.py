@@ -1,0 +1,182 @@
+"""Callbacks that neither scikit-learn nor skorch has, for `set_callbacks`.
+
+They follow scikit-learn's protocol: an epoch is a task of the fit. Set on an estimator
+inside a `Pipeline` or a search they watch each of its fits on its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import joblib
+
+__all__ = ["BestSnapshot", "LiveMetrics", "TimeLimit"]
+
+
+class _Callback:
+    """A callback with nothing to do but at the end of an epoch."""
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        """Called before a fit."""
+
+    def teardown(self, estimator: Any, context: Any) -> None:
+        """Called after a fit."""
+
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+        """Called before the fit and each of its epochs."""
+
+
+class TimeLimit(_Callback):
+    """Ends a fit after the epoch in which it has reached a time limit.
+
+    The model is the one reached by then; with early stopping that of the best epoch.
+
+    Parameters
+    ----------
+    seconds : float
+        From the beginning of the fit.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sktorch_mlp import MLPTorchClassifier
+    >>> from sktorch_mlp.callbacks import TimeLimit
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = MLPTorchClassifier(max_iter=10**6, tol=0, n_iter_no_change=10**6)
+    >>> model.set_callbacks(TimeLimit(0.1)).fit(X, y).n_iter_ < 10**6
+    True
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_fit_task_end(self, estimator: Any, context: Any) -> bool:
+        """Stop if the time is over."""
+        if context.task_name != "epoch":
+            return False
+        return datetime.now(UTC) - context.parent.init_time >= timedelta(seconds=self.seconds)
+
+
+class BestSnapshot(_Callback):
+    """Keeps the model of the best epoch as an estimator of its own, and saves it if asked to.
+
+    Parameters
+    ----------
+    monitor : {'validation_loss', 'validation_score', 'loss'}, default='validation_loss'
+        What to judge by; the first two need validation data.
+    path : str or path-like, default=None
+        Where to save each new best with `joblib.dump`. Fits of one search overwrite each
+        other's.
+
+    Attributes
+    ----------
+    best_estimator_ : estimator
+        The model of the best epoch of the last fit that ended.
+    best_epoch_ : int
+        Its number, counted from 1.
+    best_value_ : float
+        What it was judged by.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.model_selection import train_test_split
+    >>> from sktorch_mlp import MLPTorchClassifier
+    >>> from sktorch_mlp.callbacks import BestSnapshot
+    >>> X, X_val, y, y_val = train_test_split(*load_iris(return_X_y=True), random_state=0)
+    >>> best = BestSnapshot()
+    >>> model = MLPTorchClassifier(tol=1e-2, learning_rate_init=0.1, random_state=0).set_callbacks(best)
+    >>> model = model.fit(X, y, X_val=X_val, y_val=y_val)
+    >>> best.best_value_ == min(model.validation_loss_curve_)
+    True
+    """
+
+    def __init__(self, monitor: str = "validation_loss", path: str | os.PathLike[str] | None = None) -> None:
+        self.monitor = monitor
+        self.path = path
+        self._best: dict[int, tuple[float, int, Any]] = {}  # of each fit at work
+
+    def on_fit_task_end(self, estimator: Any, context: Any, *, fitted_estimator: Any = None) -> None:
+        """Compare the epoch with the best."""
+        if context.task_name != "epoch":
+            return
+        record = fitted_estimator.history_[-1]
+        if self.monitor not in record:
+            raise ValueError(f"BestSnapshot monitors {self.monitor!r}, but an epoch has {sorted(record)}. Pass X_val.")
+        value, fit = record[self.monitor], id(context.parent)
+        sign = -1 if self.monitor.endswith("score") else 1
+        if fit not in self._best or sign * value < sign * self._best[fit][0]:
+            snapshot = _without_callbacks(fitted_estimator)
+            self._best[fit] = value, record["epoch"], snapshot
+            if self.path is not None:
+                joblib.dump(snapshot, self.path)
+
+    def teardown(self, estimator: Any, context: Any) -> None:
+        """Publish the best of the fit."""
+        if id(context) in self._best:
+            self.best_value_, self.best_epoch_, self.best_estimator_ = self._best.pop(id(context))
+
+
+def _without_callbacks(estimator: Any) -> Any:
+    """A copy that does not hold what watches the fit."""
+    twin = copy.copy(estimator)
+    for name in ("_skl_callbacks", "_skl_callbacks_to_teardown", "_callback_fit_ctx", "_parent_callback_ctx"):
+        twin.__dict__.pop(name, None)
+    return twin
+
+
+class LiveMetrics(_Callback):
+    """A progress bar of each fit with its latest loss, validation score and the time left; it needs rich.
+
+    scikit-learn's `ProgressBar` counts the tasks of a whole search; this one shows what a
+    single long fit has reached.
+
+    Parameters
+    ----------
+    console : rich.console.Console, default=None
+        Where to show it; None for the terminal or notebook.
+    """
+
+    def __init__(self, console: Any = None) -> None:
+        try:
+            import rich  # noqa: F401 - to tell early
+        except ImportError as error:
+            raise ImportError("LiveMetrics needs rich. Install it with: pip install rich") from error
+        self.console = console
+        self._bars: dict[int, tuple[Any, Any]] = {}
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        """Show a bar."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[metrics]}"),
+        )
+        progress = Progress(*columns, TimeRemainingColumn(), console=self.console)
+        progress.start()
+        task = progress.add_task(type(estimator).__name__, total=context.max_subtasks, metrics="")
+        self._bars[id(context)] = progress, task
+
+    def on_fit_task_end(self, estimator: Any, context: Any, *, fitted_estimator: Any = None) -> None:
+        """Show what an epoch has reached."""
+        if context.task_name == "epoch" and id(context.parent) in self._bars:
+            progress, task = self._bars[id(context.parent)]
+            record = fitted_estimator.history_[-1]
+            shown = [name for name in ("loss", "validation_loss", "validation_score") if name in record]
+            metrics = "  ".join(f"{name.replace('_', ' ')} {record[name]:.4f}" for name in shown)
+            progress.update(task, advance=1, metrics=metrics)
+
+    def teardown(self, estimator: Any, context: Any) -> None:
+        """Leave the bar as it is."""
+        progress, _ = self._bars.pop(id(context))
+        progress.stop()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Bars stay in their process."""
+        return vars(self) | {"_bars": {}}
