@@ -185,6 +185,10 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         """Validated y as (n_targets, n_rows) training targets."""
 
     @abstractmethod
+    def _check_validation_targets(self, y: np.ndarray) -> None:
+        """Raise if validation data have targets that the training data do not."""
+
+    @abstractmethod
     def _own_loss(self) -> Loss:
         """The loss that `loss` names; for a function the one it takes the place of."""
 
@@ -404,6 +408,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         has_scorer = self.scoring not in (None, "loss")
         if validation is not None:
             judged_by = self._validate_training_data(*validation, dtype, resuming=True)
+            self._check_validation_targets(judged_by[1])
             data = TrainingData(train, self._samples(*judged_by, device, dtype))
         elif self.early_stopping and self.solver != "lbfgs":
             data = self._hold_out(train, loss, random_state)
@@ -541,7 +546,10 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _weight_arrays(self) -> list[np.ndarray]:
         """All arrays that predictions are made of."""
-        return [*self.coefs_, *self.intercepts_, *(array for norm in self._norms() for array in norm.values())]
+        arrays = [*self.coefs_, *self.intercepts_]
+        if self._norms():  # most have none, and predictions of one row notice a microsecond
+            arrays += [array for norm in self._norms() for array in norm.values()]
+        return arrays
 
     def _publish(self, state: FitState, loss: Loss) -> None:
         """Set the fitted attributes; arrays that share the network's memory stay the same objects."""

@@ -340,9 +340,6 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
             )
 
     def _encode_targets(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        unknown = np.setdiff1d(unique_labels(y), self.classes_)
-        if len(unknown):
-            raise ValueError(f"y_val has classes {unknown}, which y does not have. Known are {self.classes_}.")
         if self._label_binarizer.y_type_ == "multiclass" and not self.label_smoothing:
             # Class indices take the place of scikit-learn's indicator columns, n_classes times smaller.
             return np.searchsorted(self.classes_, y)[np.newaxis]
@@ -352,6 +349,11 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
             targets *= 1 - self.label_smoothing
             targets += self.label_smoothing / n_alternatives
         return targets
+
+    def _check_validation_targets(self, y: np.ndarray) -> None:
+        unknown = np.setdiff1d(unique_labels(y), self.classes_)
+        if len(unknown):
+            raise ValueError(f"y_val has classes {unknown}, which y does not have. Known are {self.classes_}.")
 
     def _own_loss(self) -> Loss:
         if self.label_smoothing and callable(self.loss):

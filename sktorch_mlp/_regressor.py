@@ -330,10 +330,12 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
             raise ValueError(f"y must be numeric, but has dtype {y.dtype}. Convert it to float.")
         if self.loss == "poisson" and np.min(y) < 0:
             raise ValueError("loss='poisson' requires y >= 0, but y has negative values. Use loss='squared_error'.")
-        targets = np.ascontiguousarray(np.atleast_2d(y.T), dtype=dtype)
-        if len(targets) != self._n_targets:
-            raise ValueError(f"y_val has {len(targets)} columns, but y has {self._n_targets}.")
-        return targets
+        return np.ascontiguousarray(np.atleast_2d(y.T), dtype=dtype)
+
+    def _check_validation_targets(self, y: Any) -> None:
+        n_targets = 1 if y.ndim == 1 else y.shape[1]
+        if n_targets != self._n_targets:
+            raise ValueError(f"y_val has {n_targets} columns, but y has {self._n_targets}.")
 
     def _own_loss(self) -> Loss:
         if callable(self.loss):

@@ -72,7 +72,7 @@ class Solver(ABC):
             setattr(self, name, moment.to(network.flat.detach()))
         self._n_steps = n_steps
         self._params, self._grads = lean(network.flat.detach()), lean(network.grad)
-        self._coefs = lean(network.flat.detach()[:, : network.n_coefs])
+        self._n_coefs = network.n_coefs
         self._prepare()
 
     def kind(self) -> Hashable:
@@ -98,11 +98,6 @@ class Solver(ABC):
     def next_learning_rates(self, n_steps: int) -> Iterator[tuple[float, ...]]:
         """Learning rates of the coming steps, one a network."""
         return zip(*(schedule.next_rates(n_steps, self._n_steps) for schedule in self.schedules), strict=True)
-
-    def epoch_ends(self, n_rows_seen: Sequence[int]) -> None:
-        """Follow the schedules after an epoch, given the rows each network has seen in all."""
-        for schedule, seen in zip(self.schedules, n_rows_seen, strict=True):
-            schedule.epoch_ends(seen)
 
     def settings_of(self, network: int) -> tuple[Any, ...]:
         """Settings of one network, to be compared and sorted."""
@@ -236,18 +231,14 @@ class Adam(Solver):
         return _fused_adam(self._params) if self._params.ndim == 1 or on_cpu else None
 
     def rates(self, n_steps: int) -> Iterable[Rate]:
-        rates = ([rate * correction for rate, correction, _ in networks] for networks in self._corrections(n_steps))
+        rates = self._corrected_rates(n_steps)
         return rates if self._in_runs else self._feed(rates)
 
-    def _corrections(self, n_steps: int) -> Iterator[list[tuple[float, float, float]]]:
-        """Of each coming step and network the learning rate, what corrects its bias, and that of `sqrt(v)` alone."""
+    def _corrected_rates(self, n_steps: int) -> Iterator[list[float]]:
         for rates in self.next_learning_rates(n_steps):
             ts = [n + 1 for n in self.n_steps]
-            corrections = []
-            for rate, beta_1, beta_2, t in zip(rates, self.beta_1, self.beta_2, ts, strict=True):
-                second = (1 - beta_2**t) ** 0.5
-                corrections.append((rate, second / (1 - beta_1**t), second))
-            yield corrections
+            hyperparameters = zip(rates, self.beta_1, self.beta_2, ts, strict=True)
+            yield [rate * (1 - beta_2**t) ** 0.5 / (1 - beta_1**t) for rate, beta_1, beta_2, t in hyperparameters]
             self.n_steps = ts  # only now the step has been taken
 
     def step(self, rate: Rate) -> None:
@@ -303,6 +294,7 @@ class AdamW(Adam):
     def _prepare(self) -> None:
         super()._prepare()
         self._epsilon_feed, self._decay_feed = _Feed(self._params), _Feed(self._params)
+        self._coefs = self._params[..., : self._n_coefs]
         self._coef_rows = torch.atleast_2d(self._coefs)
 
     def _fused_kernel(self) -> Callable[..., None] | None:
@@ -310,20 +302,25 @@ class AdamW(Adam):
         return super()._fused_kernel() if self._params.device.type == "cpu" else None
 
     def rates(self, n_steps: int) -> Iterable[Rate]:
+        plans = self._plans(n_steps)
+        if self._in_runs:
+            return plans
         if self._params.device.type == "cpu":
-            plans = map(self._plan, self._corrections(n_steps))
-            return plans if self._in_runs else ([self._feed.one(values) for values in plan] for plan in plans)
-        columns = zip(*map(self._plan, self._corrections(n_steps)), strict=True)
+            return (tuple(map(self._feed.one, plan)) for plan in plans)
         feeds = self._feed, self._epsilon_feed, self._decay_feed
+        columns = zip(*plans, strict=True)
         return zip(*(feed(column) for feed, column in zip(feeds, columns, strict=True)), strict=True)
 
-    def _plan(self, corrections: list[tuple[float, float, float]]) -> tuple[list[float], list[float], list[float]]:
-        """Rates, epsilons and what coefficients are multiplied by, one of each a network."""
-        return (
-            [rate * correction for rate, correction, _ in corrections],
-            [epsilon * second for epsilon, (_, _, second) in zip(self.epsilon, corrections, strict=True)],
-            [1 - rate * decay for decay, (rate, _, _) in zip(self.weight_decay, corrections, strict=True)],
-        )
+    def _plans(self, n_steps: int) -> Iterator[tuple[list[float], list[float], list[float]]]:
+        """Of each coming step rates, epsilons, and what coefficients are multiplied by, one of each a network."""
+        for rates in self.next_learning_rates(n_steps):
+            keep = [1 - rate * decay for rate, decay in zip(rates, self.weight_decay, strict=True)]
+            ts = [n + 1 for n in self.n_steps]
+            seconds = [(1 - beta_2**t) ** 0.5 for beta_2, t in zip(self.beta_2, ts, strict=True)]
+            epsilons = [epsilon * second for epsilon, second in zip(self.epsilon, seconds, strict=True)]
+            hyperparameters = zip(rates, seconds, self.beta_1, ts, strict=True)
+            yield [rate * second / (1 - beta_1**t) for rate, second, beta_1, t in hyperparameters], epsilons, keep
+            self.n_steps = ts
 
     def step(self, rate: Rate) -> None:
         rates, epsilons, keep = rate
@@ -410,7 +407,7 @@ class _Feed:
     def __call__(self, values: Iterable[Sequence[float]]) -> Iterable[Rate]:
         """Each step's values, given as one number a network, in the form that `step` takes."""
         if self._like.device.type == "cpu" and self._like.ndim == 1:
-            return map(self.one, values)
+            return (value for (value,) in values)
         stacked = torch.tensor(list(values), dtype=self._like.dtype)
         if len(stacked) not in self._tensors:
             tensor = torch.empty_like(stacked, device=self._like.device)

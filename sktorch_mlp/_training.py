@@ -231,9 +231,7 @@ def _squeeze(values: Tensor) -> Tensor:
 class _Clip:
     """Scales each network's gradient down to a norm, as `torch.nn.utils.clip_grad_norm_` does."""
 
-    def __init__(self, network: StackedMLP, options: Sequence[TrainingOptions]) -> None:
-        norms = [option.gradient_clip_norm for option in options]
-        self.is_on = any(map(math.isfinite, norms))
+    def __init__(self, network: StackedMLP, norms: Sequence[float]) -> None:
         self._grads = network.grad
         self._norms = network.flat.detach().new_tensor(norms).unsqueeze(-1)
 
@@ -257,7 +255,8 @@ class _SegmentPass:
         self._loss, self._segment, self._solver, self._hooks = loss, segment, solver, hooks
         gradients = {size: Gradient(network, loss, size, keep_outputs=hooks is not None) for size in set(segment.sizes)}
         self._penalty = _Penalty(network, options, segment)
-        self._clip = _Clip(network, options)
+        clip_norms = [option.gradient_clip_norm for option in options]
+        self._clip = _Clip(network, clip_norms) if any(map(math.isfinite, clip_norms)) else None
         n_networks, n_rows = network.n_networks, sum(segment.sizes)
         self._terms = lean(network.flat.detach().new_empty(n_networks, 1, n_rows))
         self._slots = [
@@ -288,8 +287,7 @@ class _SegmentPass:
     def _take_steps_now(self, rates: Iterable[Rate]) -> Tensor:
         penalised, add_penalty = not self._penalty.is_zero, self._penalty.add_gradient
         step = None if self._solver is None else self._solver.step
-        clip = self._clip if self._clip.is_on else None
-        hooks = self._hooks
+        clip, hooks = self._clip, self._hooks
         if hooks is not None:
             hooks.batches_begin(self._segment.row_parts)
         batches = zip(self._slots, self._segment.batches(), rates, strict=True)
@@ -495,50 +493,55 @@ class _Stack:
 
     def begin_epoch(self) -> None:
         """Tell observers, and look at the clock."""
-        for observer in self.observers:
-            if observer is not None:
-                observer.epoch_begins()
+        for observer in filter(None, self.observers):
+            observer.epoch_begins()
         self._began = time.perf_counter()
 
     def end_epoch(self, losses: list[float], validation: list[tuple[float, float]] | None) -> bool:
         """Record an epoch and let stopped networks go; True if some did while others train on."""
         seconds = time.perf_counter() - self._began
-        for i, (p, options) in enumerate(zip(self.progress, self.options, strict=True)):
-            p.n_iter += 1
-            p.n_rows_seen += len(self.data.train.indices[i])
-            p.loss_curve.append(losses[i])
-            p.seconds.append(seconds)
-            self._log(i, f"Iteration {p.n_iter}, loss = {losses[i]:.8f}")
-            if validation is not None:
-                score, validation_loss = validation[i]
-                p.validation_scores.append(score)
-                p.validation_losses.append(validation_loss)
-                self._log(i, f"Validation score: {score:f}")
-            if not math.isfinite(losses[i]):
-                p.outcome = "diverged"
-            elif not options.early_stopping:
-                p.follow_loss(options.tol)
-            elif p.follow_score(options.tol):
-                self._best[self._positions[i]] = self.network.state(i)
-        for p, rate in zip(self.progress, self.solver.learning_rate, strict=True):
-            p.learning_rates.append(rate)
-        self.solver.epoch_ends([p.n_rows_seen for p in self.progress])
-        for i, (p, options) in enumerate(zip(self.progress, self.options, strict=True)):
-            if p.outcome == "running":
-                self._decide(i, p, options, "Validation score" if options.early_stopping else "Training loss")
-            observer = self.observers[i]
-            if observer is not None and observer.epoch_ends(self.network, i) and p.outcome in ("running", "max_iter"):
-                p.outcome = "stopped"
+        for i, loss in enumerate(losses):
+            self._note(i, loss, None if validation is None else validation[i], seconds)
         return self._let_go()
 
-    def _decide(self, i: int, p: Progress, options: TrainingOptions, criterion: str) -> None:
+    def _note(self, i: int, loss: float, validation: tuple[float, float] | None, seconds: float) -> None:
+        """Record what one network has reached, and decide whether it trains on."""
+        p, options, schedule, observer = self.progress[i], self.options[i], self.solver.schedules[i], self.observers[i]
+        p.n_iter += 1
+        p.n_rows_seen += len(self.data.train.indices[i])
+        p.loss_curve.append(loss)
+        p.learning_rates.append(schedule.learning_rate)
+        p.seconds.append(seconds)
+        if options.verbose:
+            self._log(i, f"Iteration {p.n_iter}, loss = {loss:.8f}")
+        if validation is not None:
+            score, validation_loss = validation
+            p.validation_scores.append(score)
+            p.validation_losses.append(validation_loss)
+            if options.verbose:
+                self._log(i, f"Validation score: {score:f}")
+        if not math.isfinite(loss):
+            p.outcome = "diverged"
+        elif not options.early_stopping:
+            p.follow_loss(options.tol)
+        elif p.follow_score(options.tol):
+            self._best[self._positions[i]] = self.network.state(i)
+        schedule.epoch_ends(p.n_rows_seen)
+        if p.outcome == "running":
+            self._decide(i, p, options)
+        if observer is not None and observer.epoch_ends(self.network, i) and p.outcome in ("running", "max_iter"):
+            p.outcome = "stopped"
+
+    def _decide(self, i: int, p: Progress, options: TrainingOptions) -> None:
         if p.n_epochs_no_change > options.n_iter_no_change:
             stop, decision = self.solver.schedules[i].on_plateau()
-            self._log(
-                i,
-                f"{criterion} did not improve more than tol={options.tol:f} "
-                f"for {options.n_iter_no_change} consecutive epochs. {decision}",
-            )
+            criterion = "Validation score" if options.early_stopping else "Training loss"
+            if options.verbose:
+                self._log(
+                    i,
+                    f"{criterion} did not improve more than tol={options.tol:f} "
+                    f"for {options.n_iter_no_change} consecutive epochs. {decision}",
+                )
             if stop:
                 p.outcome = "converged"
                 return
@@ -568,8 +571,6 @@ class _Stack:
 
     def _log(self, i: int, message: str) -> None:
         """Print a message, or keep it until the network leaves, so that those of several do not mix."""
-        if not self.options[i].verbose:
-            return
         if len(self._logs) == 1:
             print(message)  # noqa: T201
         else:

@@ -101,11 +101,8 @@ def test_the_fitted_estimator_of_an_epoch_is_that_of_a_shorter_fit(params):
     np.testing.assert_array_equal(probabilities, model.predict_proba(X))
 
 
-@pytest.mark.parametrize("n_jobs", [None, 2])
-@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize(("n_jobs", "stacked"), [(None, False), (2, False), (None, True)])
 def test_scoring_monitor_in_a_search(n_jobs, stacked):
-    if stacked and n_jobs == 2:
-        pytest.skip("n_jobs has no meaning there")
     monitor = ScoringMonitor(scoring="accuracy")
     pipeline = make_pipeline(StandardScaler(), classifier().set_callbacks(monitor))
     search = GridSearchCV(pipeline, {"mlptorchclassifier__alpha": [0.0, 0.1]}, cv=3, n_jobs=n_jobs, refit=False)
@@ -300,7 +297,7 @@ def test_best_snapshot(monitor, tmp_path):
 
 
 def test_best_snapshot_without_validation_says_what_to_do():
-    with pytest.raises(ValueError, match="'validation_loss'.*Pass X_val"):
+    with pytest.raises(ValueError, match=r"'validation_loss'.*Pass X_val"):
         classifier().set_callbacks(BestSnapshot()).fit(X, Y)
 
 
