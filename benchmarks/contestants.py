@@ -48,6 +48,7 @@ _ALL = [
     Contestant("ours, X float64", ours.fit, np.float64),
     Contestant("ours, X float32", ours.fit, np.float32),
     Contestant('ours, dtype="float32"', partial(ours.fit, dtype="float32"), np.float64),
+    Contestant('ours, dtype="bfloat16"', partial(ours.fit, dtype="bfloat16"), np.float32, only_basic=True),
 ]
 CONTESTANTS = {contestant.name: contestant for contestant in _ALL}
 
@@ -63,7 +64,10 @@ RIVALS = {
     "skorch": [Comparison("skorch", "skorch", "ours, X float32", Agreement.SIMILAR)],
     "torch": [Comparison("PyTorch", "PyTorch", "ours, X float32", Agreement.SIMILAR)],
     "products": [Comparison("products", "products", "ours, X float32", Agreement.NONE, lower_is_better=True, mark="")],
+    "bfloat16": [Comparison("float32 / bfloat16", "ours, X float32", 'ours, dtype="bfloat16"', Agreement.SIMILAR)],
 }
+#: Those that every machine can run.
+USUAL_RIVALS = [name for name in RIVALS if name != "bfloat16"]
 
 
 def comparisons(rivals: Iterable[str], device: str, names: dict[str, str]) -> list[Comparison]:

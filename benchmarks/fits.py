@@ -12,7 +12,7 @@ from typing import Any
 
 from . import figures
 from .arguments import positive
-from .contestants import RIVALS, Contestant, comparisons, entrants
+from .contestants import RIVALS, USUAL_RIVALS, Contestant, comparisons, entrants
 from .gates import LOSSES, Agreement, Outcome
 from .problems import PROBLEMS, Problem
 from .report import table
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_rivals(parser: argparse.ArgumentParser) -> None:
     """Add the choice of rivals."""
     parser.add_argument(
-        "--rivals", nargs="+", choices=RIVALS, default=list(RIVALS), metavar="NAME", help=f"of {', '.join(RIVALS)}"
+        "--rivals", nargs="+", choices=RIVALS, default=USUAL_RIVALS, metavar="NAME", help=f"of {', '.join(RIVALS)}"
     )
 
 

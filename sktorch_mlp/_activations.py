@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -164,13 +164,22 @@ def check_activations(activations: Iterable[Any]) -> None:
             _check_elementwise(like)
 
 
+def identity(like: Any) -> Hashable:
+    """What is equal for activations, or other functions, that do the same, copies of a partial among them."""
+    if isinstance(like, partial):
+        return identity(like.func), repr(like.args), repr(like.keywords)
+    return like if isinstance(like, Hashable) else id(like)
+
+
 def _check_elementwise(function: Callable[[Tensor], Tensor]) -> None:
-    units = torch.linspace(-3, 3, 12)
-    with torch.no_grad():
+    units = torch.linspace(-3, 3, 12, requires_grad=True)
+    with torch.enable_grad():
         try:
             flat, square = function(units.clone()), function(units.clone().view(3, 4))
         except (RuntimeError, IndexError, TypeError) as error:
             raise ValueError(f"The activation {function} cannot be applied to a tensor of units: {error}") from error
+    if isinstance(flat, Tensor) and not flat.requires_grad:
+        raise ValueError(f"The activation {function} has no derivative that PyTorch could take.")
     is_elementwise = (
         isinstance(flat, Tensor)
         and flat.dtype == units.dtype

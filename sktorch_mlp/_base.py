@@ -82,7 +82,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         "dtype": [StrOptions({"auto", "float32", "float64", "bfloat16"})],
         "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
         "normalization": [StrOptions({"batch", "layer"}), None],
-        "weight_init": [str, tuple],
+        "weight_init": [str, tuple, list],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "solver_params": [dict, None],
         "warmup_fraction": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
@@ -192,6 +192,10 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
     def _own_loss(self) -> Loss:
         """The loss that `loss` names; for a function the one it takes the place of."""
 
+    def _loss_has_score(self) -> bool:
+        """Whether the score that the loss comes with is the one asked for."""
+        return self.scoring is None
+
     def _weigh_rows(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
         """What rows count in the loss."""
         return sample_weight
@@ -219,9 +223,14 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         X, y, sample_weight = self._validate_training_data(X, y, sample_weight, dtype, resuming)
         dtype = dtype or X.dtype
         self._learn_targets(y, incremental=incremental)
+        judged_by = None
+        if has_validation:
+            judged_by = self._validate_training_data(*validation, dtype, resuming=True)
+            self._check_validation_targets(judged_by[1])
         loss = self._own_loss()
         if callable(self.loss):
-            loss = CallableLoss(self.loss, loss, weighted=self._weigh_rows(y, sample_weight) is not None)
+            weighted = self._weigh_rows(y, sample_weight) is not None or validation[2] is not None
+            loss = CallableLoss(self.loss, loss, weighted=weighted)
         layer_units = [X.shape[1], *hidden_layer_sizes, loss.n_outputs]
         random_state = check_random_state(self.random_state)
 
@@ -248,7 +257,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
             attributes = partial(self._attributes_of, state, loss)
             data, scoring = self._training_data(
                 (X, y, sample_weight),
-                validation if has_validation else None,
+                judged_by,
                 attributes,
                 loss,
                 device,
@@ -338,12 +347,14 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
     def _training_options(
         self, n_rows: int, max_iter: int, scoring: Callable[[StackedMLP, int], float] | None
     ) -> TrainingOptions:
+        # A plateau of the training loss is no reason to miss the low rates at the end of a plan.
+        follows_to_end = _settings.follows_plan(self) and not self.early_stopping
         return TrainingOptions(
             alpha=self.alpha,
             batch_size=min(200 if self.batch_size == "auto" else int(self.batch_size), n_rows),
             max_iter=max_iter,
             tol=self.tol,
-            n_iter_no_change=self.n_iter_no_change,
+            n_iter_no_change=math.inf if follows_to_end else self.n_iter_no_change,
             verbose=bool(self.verbose),
             early_stopping=self.early_stopping,
             gradient_clip_norm=_settings.clip_norm(self),
@@ -395,7 +406,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
     def _training_data(
         self,
         training: tuple[Any, np.ndarray, np.ndarray | None],
-        validation: tuple[Any, Any, Any] | None,
+        judged_by: tuple[Any, np.ndarray, np.ndarray | None] | None,
         attributes: Callable[[StackedMLP, int], dict[str, Any]],
         loss: Loss,
         device: torch.device,
@@ -405,10 +416,8 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         """Samples to train on and to validate with, and what scores the latter if not the loss."""
         X, y, sample_weight = training
         train = self._samples(X, y, sample_weight, device, dtype)
-        has_scorer = self.scoring not in (None, "loss")
-        if validation is not None:
-            judged_by = self._validate_training_data(*validation, dtype, resuming=True)
-            self._check_validation_targets(judged_by[1])
+        has_scorer = self.scoring != "loss" and not self._loss_has_score()
+        if judged_by is not None:
             data = TrainingData(train, self._samples(*judged_by, device, dtype))
         elif self.early_stopping and self.solver != "lbfgs":
             data = self._hold_out(train, loss, random_state)
@@ -461,7 +470,8 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
     ) -> Callable[[StackedMLP, int], float]:
         """What scores networks in training on these data by `scoring`."""
         scorer = check_scoring(self, self.scoring)
-        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        takes_weights = isinstance(self.scoring, str) or _settings.takes(scorer, "sample_weight")
+        weights = {"sample_weight": sample_weight} if takes_weights and sample_weight is not None else {}
 
         def score(network: StackedMLP, k: int) -> float:
             estimator = copy.copy(self)
@@ -583,7 +593,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _attributes_of(self, state: FitState, loss: Loss, network: StackedMLP, k: int) -> dict[str, Any]:
         """All fitted attributes of a network in training, the k-th of its stack, as if the fit had ended now."""
-        progress = copy.deepcopy(state.progress)
+        progress = state.progress.snapshot()
         own = FitState(state.sparse_input, network.single(k), progress=progress)
         coefs, intercepts, norms = own.publish()
         arrays = {"coefs_": coefs, "intercepts_": intercepts, "normalizations_": norms}

@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
+import scipy.sparse as sp
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.preprocessing import LabelBinarizer
@@ -17,6 +18,12 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 from ._arrays import to_numpy
 from ._base import BaseMLPTorch
 from ._losses import BinaryLogLoss, LogLoss, Loss, OneClassLogLoss, SoftBinaryLogLoss, SoftLogLoss
+
+
+def _columns(y: Any) -> list[np.ndarray]:
+    if y.ndim == 1:
+        return [y]
+    return list((y.toarray() if sp.issparse(y) else y).T)
 
 
 class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
@@ -51,7 +58,7 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
         divided by 5 at each plateau; a cosine from `learning_rate_init` to zero over
         `max_iter` epochs, as `torch.optim.lr_scheduler.CosineAnnealingLR`; or up to
         `learning_rate_init` and down again, batch by batch, as `OneCycleLR` (momentum
-        stays). As in scikit-learn, adam ignores 'invscaling' and 'adaptive', and lbfgs all.
+        stays). These two are followed to their end unless early stopping stops them. As in scikit-learn, adam ignores 'invscaling' and 'adaptive', and lbfgs all.
     learning_rate_init : float, default=0.001
         Learning rate of the stochastic solvers, the highest one of a schedule.
     power_t : float, default=0.5
@@ -105,7 +112,7 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
         both, of 0 and 1. It gives a loss for each row, or their mean where rows have no weights.
     class_weight : dict, list of dict, 'balanced' or None, default=None
         Weights of the classes in the loss, ``{label: weight}``, with `sample_weight`
-        multiplied. "balanced" is ``n_samples / (n_classes * bincount(y))``. For multilabel
+        multiplied; scores know nothing of them. "balanced" is ``n_samples / (n_classes * bincount(y))``. For multilabel
         targets a list of one dict for each label.
     label_smoothing : float, default=0.0
         Share of the target, in [0, 1), that is spread evenly over the classes [8]_, for
@@ -127,7 +134,7 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
     weight_decay : float, default=0.01
         Decoupled decay of adamw: at each step weights, but not intercepts, shrink by
         ``learning_rate * weight_decay``. `alpha` acts as well; set it to 0 for the decay
-        alone. Not used by other solvers.
+        alone. Not for other solvers.
     solver_params : dict or None, default=None
         What a class given as `solver` takes beside parameters and ``lr``, such as
         ``{"weight_decay": 1e-4}``.
@@ -338,6 +345,8 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
                 "class_weight='balanced' is not supported for partial_fit, which does not see all rows at once. Compute "
                 "the weights with sklearn.utils.class_weight.compute_class_weight and pass them as a dict."
             )
+        if self.class_weight is not None:
+            self._class_weights = self._weights_of_labels(y)
 
     def _encode_targets(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
         if self._label_binarizer.y_type_ == "multiclass" and not self.label_smoothing:
@@ -351,6 +360,10 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
         return targets
 
     def _check_validation_targets(self, y: np.ndarray) -> None:
+        multilabel = self._label_binarizer.y_type_.startswith("multilabel")
+        expected = (y.shape[0], len(self.classes_)) if multilabel else (y.shape[0],)
+        if y.shape != expected:
+            raise ValueError(f"y_val has the shape {y.shape}, but with this y it must be {expected}.")
         unknown = np.setdiff1d(unique_labels(y), self.classes_)
         if len(unknown):
             raise ValueError(f"y_val has classes {unknown}, which y does not have. Known are {self.classes_}.")
@@ -366,15 +379,33 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
         n_outputs = n_classes if self._label_binarizer.y_type_.startswith("multilabel") else 1
         return SoftBinaryLogLoss(n_outputs) if self.label_smoothing else BinaryLogLoss(n_outputs)
 
+    def _loss_has_score(self) -> bool:
+        # It weighs rows as the loss does, but accuracy is to know nothing of weights of classes.
+        return self.scoring is None and self.class_weight is None
+
     def _weigh_rows(self, y: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray | None:
         if self.class_weight is None:
             return sample_weight
-        if y.ndim == 1:
-            by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
-            weights = by_class[np.searchsorted(self.classes_, y)]
+        weights = np.ones(y.shape[0]) if sample_weight is None else sample_weight.astype(np.float64)
+        for column, weight_of in zip(_columns(y), self._class_weights, strict=True):
+            labels, of_row = np.unique(column, return_inverse=True)
+            weights *= np.array([weight_of.get(label, 1.0) for label in labels])[of_row]
+        return weights
+
+    def _weights_of_labels(self, y: np.ndarray) -> list[dict[Any, float]]:
+        """The weight of each label of each column of y, by `class_weight`."""
+        columns = _columns(y)
+        if len(columns) == 1 or self.class_weight == "balanced":
+            given = [self.class_weight] * len(columns)
         else:
-            weights = compute_sample_weight(self.class_weight, y)
-        return weights if sample_weight is None else weights * sample_weight
+            compute_sample_weight(self.class_weight, y)  # for its errors
+            given = self.class_weight
+        weights = []
+        for class_weight, column in zip(given, columns, strict=True):
+            labels = self.classes_ if len(columns) == 1 else np.unique(column)
+            by_label = compute_class_weight(class_weight, classes=labels, y=column)
+            weights.append(dict(zip(labels, by_label, strict=True)))
+        return weights
 
     def _check_known_classes(self, y: np.ndarray) -> None:
         """A further fit must have the classes of the first (warm start), or some of them (partial_fit)."""

@@ -100,6 +100,7 @@ _LARGE_STEP, _LONG_JOB = 2_000_000, 300_000_000
 _thread_lock = threading.Lock()
 _thread_users = 0
 _thread_setting = 0  # the user's, while fits have their own
+_here = threading.local()  # .is_limited: whether this thread computes on one thread already
 
 
 @contextmanager
@@ -118,7 +119,8 @@ def compute_threads(step_size: int, n_steps: float = math.inf) -> Iterator[None]
         Steps, at most; for predictions, which do not alternate with the products of others, leave it out.
     """
     global _thread_users, _thread_setting
-    if step_size >= _LARGE_STEP and step_size * n_steps >= _LONG_JOB and not _in_thread_pool():
+    is_large = step_size >= _LARGE_STEP and step_size * n_steps >= _LONG_JOB and not _in_thread_pool()
+    if is_large or getattr(_here, "is_limited", False):
         yield
         return
     with _thread_lock:
@@ -127,9 +129,11 @@ def compute_threads(step_size: int, n_steps: float = math.inf) -> Iterator[None]
         _thread_users += 1
         setting = _thread_setting
     torch.set_num_threads(1)
+    _here.is_limited = True
     try:
         yield
     finally:
+        _here.is_limited = False
         torch.set_num_threads(setting)
         with _thread_lock:
             _thread_users -= 1

@@ -64,7 +64,7 @@ class _Recorded:
     def apply_(self, units: Tensor) -> Tensor:
         with torch.enable_grad():
             self._input = units.detach().clone().requires_grad_()
-            self._output = self._function(self._input)
+            self._output = self._function(self._input.clone())  # it may work in place
         return units.copy_(self._output.detach())
 
     def backprop_(self, delta: Tensor, units: Tensor) -> None:
@@ -77,7 +77,7 @@ class _DroppedOut:
 
     def __init__(self, dropout: Dropout, layer: int, units: Tensor) -> None:
         self._dropout, self._layer = dropout, layer
-        self._mask = torch.empty_like(units)
+        self._mask = units.new_empty(units.shape)  # contiguous, so that sparse rows get the masks of dense ones
         self._kept = dropout.kept(layer, units)
 
     def apply_(self, units: Tensor) -> Tensor:
@@ -130,11 +130,18 @@ class _BatchNormalized(_Normalized):
         variance = (centred.square() * self._shares).sum(-1, keepdim=True)
         self._rstd = torch.rsqrt(variance + EPSILON)
         centred.mul_(self._rstd)
-        self._running_mean.lerp_(mean, _MOMENTUM)
-        # PyTorch keeps the unbiased variance, of n rows where weights sum to n.
-        n = self._total.clamp(min=2.0)
-        self._running_variance.lerp_(variance * (n / (n - 1)), _MOMENTUM)
+        if units.shape[-1] > 1:  # one row has no variance to learn from
+            self._running_mean.lerp_(mean, _MOMENTUM)
+            # PyTorch keeps the unbiased variance, of n rows where weights sum to n.
+            n = torch.maximum(self._total, self._n_rows()).clamp(min=2.0)
+            self._running_variance.lerp_(variance * (n / (n - 1)), _MOMENTUM)
         return self._scale_and_shift(units)
+
+    def _n_rows(self) -> Tensor:
+        """Rows that count."""
+        if self._shares.ndim == 0:
+            return self._total.new_tensor(self._standardised.shape[-1])
+        return (self._shares > 0).sum(-1, keepdim=True)
 
     def backprop_(self, delta: Tensor, units: Tensor) -> None:
         self._backprop_scale_and_shift(delta)

@@ -16,6 +16,8 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
+from ._activations import identity
+
 #: scikit-learn's names of the output activations; each works in place on unit-major logits
 OUTPUT_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda logits: logits,
@@ -285,7 +287,7 @@ class CallableLoss(Loss):
         self.out_activation = own.out_activation
 
     def kind(self) -> tuple[Hashable, ...]:
-        return *super().kind(), self._function, self._own.kind(), self._weighted
+        return *super().kind(), identity(self._function), self._own.kind(), self._weighted
 
     def to_delta_(self, predictions: Tensor, targets: Tensor, terms: Tensor) -> None:
         n_rows = predictions.shape[-1]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._activations import ActivationLike, activation
+from ._activations import ActivationLike, activation, identity
 from ._arrays import as_tensor
 
 #: What a normalization adds to a variance, PyTorch's default.
@@ -49,8 +49,8 @@ class Dropout:
         return any(rates[layer] for rates in self.rates)
 
     def kept(self, layer: int, like: Tensor) -> Tensor:
-        """The share of units kept, 0-d or (n_networks, 1, 1)."""
-        return lean(like.new_tensor([1 - rates[layer] for rates in self.rates])[:, None, None]).squeeze()
+        """The share of units kept, of shape ([n_networks,] 1, 1)."""
+        return lean(like.new_tensor([1 - rates[layer] for rates in self.rates])[:, None, None])
 
     def draw_(self, layer: int, mask: Tensor) -> None:
         """Fill a ([n_networks,] n_units, n_rows) tensor with ones for units that are kept, else zeros."""
@@ -169,7 +169,7 @@ class StackedMLP(nn.Module):
         precision = self.flat.dtype, self.in_bfloat16
         return (
             self.layer_units,
-            self.activations,
+            tuple(map(identity, self.activations)),
             self.normalization,
             dropout,
             self.sparse_input,

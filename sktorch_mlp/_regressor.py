@@ -64,7 +64,7 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
         divided by 5 at each plateau; a cosine from `learning_rate_init` to zero over
         `max_iter` epochs, as `torch.optim.lr_scheduler.CosineAnnealingLR`; or up to
         `learning_rate_init` and down again, batch by batch, as `OneCycleLR` (momentum
-        stays). As in scikit-learn, adam ignores 'invscaling' and 'adaptive', and lbfgs all.
+        stays). These two are followed to their end unless early stopping stops them. As in scikit-learn, adam ignores 'invscaling' and 'adaptive', and lbfgs all.
     learning_rate_init : float, default=0.001
         Learning rate of the stochastic solvers, the highest one of a schedule.
     power_t : float, default=0.5
@@ -129,7 +129,7 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
     weight_decay : float, default=0.01
         Decoupled decay of adamw: at each step weights, but not intercepts, shrink by
         ``learning_rate * weight_decay``. `alpha` acts as well; set it to 0 for the decay
-        alone. Not used by other solvers.
+        alone. Not for other solvers.
     solver_params : dict or None, default=None
         What a class given as `solver` takes beside parameters and ``lr``, such as
         ``{"weight_decay": 1e-4}``.

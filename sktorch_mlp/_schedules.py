@@ -19,6 +19,9 @@ class Schedule:
         That of the last step, or before the first that of the start.
     """
 
+    #: whether the rate depends on what training has reached, and so differs between networks
+    follows_training = False
+
     def __init__(self, learning_rate_init: float) -> None:
         self.learning_rate_init = learning_rate_init
         self.learning_rate = float(learning_rate_init)
@@ -49,6 +52,8 @@ class Schedule:
 class InverseScaling(Schedule):
     """Divided by ``(rows seen + 1) ** power_t`` after each epoch, as scikit-learn does."""
 
+    follows_training = True
+
     def __init__(self, learning_rate_init: float, power_t: float) -> None:
         super().__init__(learning_rate_init)
         self.power_t = power_t
@@ -59,6 +64,8 @@ class InverseScaling(Schedule):
 
 class Adaptive(Schedule):
     """Divided by 5 at each plateau, down to 1e-6, as scikit-learn does."""
+
+    follows_training = True
 
     def on_plateau(self) -> tuple[bool, str]:
         if self.learning_rate <= 1e-6:
@@ -96,7 +103,7 @@ class _Planned(Schedule):
         raise NotImplementedError
 
     def epoch_ends(self, n_rows_seen: int) -> None:
-        self._epoch, self._step = min(self._epoch + 1, self.n_epochs), 0
+        self._epoch, self._step = self._epoch + 1, 0
 
 
 class Cosine(_Planned):
@@ -110,7 +117,8 @@ class Cosine(_Planned):
         n_done = self._epoch * n_steps + step
         if n_done + 1 < warmup * n_steps:
             return self.learning_rate_init * (n_done + 1) / (warmup * n_steps)
-        share = max(0.0, self._epoch - warmup) / max(1.0, self.n_epochs - warmup)
+        epoch = min(self._epoch, self.n_epochs - 1)
+        share = max(0.0, epoch - warmup) / max(1.0, self.n_epochs - warmup)
         return self.learning_rate_init * (1 + math.cos(math.pi * share)) / 2
 
 
@@ -127,7 +135,7 @@ class OneCycle(_Planned):
         top = self.warmup_fraction * (last + 1) - 1
         if n_done < top:
             return _between(low, high, n_done / top)
-        return _between(high, low / 1e4, (n_done - max(top, 0.0)) / max(1.0, last - max(top, 0.0)))
+        return _between(high, low / 1e4, (n_done - top) / (last - top))
 
 
 def _between(start: float, end: float, share: float) -> float:

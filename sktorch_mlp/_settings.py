@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import get_scorer
+from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils._param_validation import InvalidParameterError
 
 from ._activations import ActivationLike, check_activations
@@ -15,6 +18,9 @@ from ._initialisation import WEIGHT_INITS
 from ._network import per_hidden_layer
 from ._schedules import Adaptive, Cosine, InverseScaling, OneCycle, Schedule
 from ._solvers import SGD, Adam, AdamW, Solver, TorchOptimizer
+
+#: the default of `weight_decay`, which is not to be set for solvers that have no use for it
+WEIGHT_DECAY = 0.01
 
 
 def hidden_layer_sizes(estimator: Any) -> list[int]:
@@ -38,7 +44,7 @@ def activations(estimator: Any, n_hidden: int) -> tuple[ActivationLike, ...]:
     """The activation of each hidden layer."""
     try:
         chosen = _one_per_layer("activation", estimator.activation, n_hidden)
-        check_activations(chosen or [estimator.activation])
+        check_activations(chosen or per_hidden_layer(estimator.activation, 1))
     except (ValueError, TypeError) as error:
         raise InvalidParameterError(str(error)) from error
     return chosen
@@ -71,10 +77,14 @@ def weight_init(estimator: Any) -> str | tuple[str, float]:
     value = estimator.weight_init
     if isinstance(value, str) and (value == "auto" or value in WEIGHT_INITS):
         return value
-    if isinstance(value, tuple) and len(value) == 2 and value[0] == "normal" and isinstance(value[1], Real):
+    if isinstance(value, tuple | list) and len(value) == 2 and value[0] == "normal" and _is_std(value[1]):
         return "normal", float(value[1])
     names = ["auto", *WEIGHT_INITS]
     raise InvalidParameterError(f"weight_init must be one of {names} or ('normal', std), got {value!r}.")
+
+
+def _is_std(value: Any) -> bool:
+    return isinstance(value, Real) and 0 < float(value) < math.inf
 
 
 def check_combinations(estimator: Any) -> None:
@@ -85,10 +95,15 @@ def check_combinations(estimator: Any) -> None:
     ValueError
     """
     uses_class = isinstance(estimator.solver, type)
-    if uses_class and not issubclass(estimator.solver, torch.optim.Optimizer):
+    if uses_class and (
+        not issubclass(estimator.solver, torch.optim.Optimizer) or estimator.solver is torch.optim.Optimizer
+    ):
         raise ValueError(f"solver must be a name or a class of torch.optim, got {estimator.solver!r}.")
     if uses_class and issubclass(estimator.solver, torch.optim.LBFGS | torch.optim.SparseAdam):
         raise ValueError(f"solver={estimator.solver.__name__} cannot be used. Use solver='lbfgs' or another class.")
+    if estimator.weight_decay != WEIGHT_DECAY and estimator.solver != "adamw":
+        other = "solver_params={'weight_decay': ...}" if uses_class else "alpha, or solver='adamw'"
+        raise ValueError(f"weight_decay={estimator.weight_decay!r} is for solver='adamw' alone. Use {other}.")
     params = estimator.solver_params
     if params and not uses_class:
         raise ValueError(
@@ -97,6 +112,14 @@ def check_combinations(estimator: Any) -> None:
         )
     if params and "lr" in params:
         raise ValueError("Give the learning rate as learning_rate_init, not as solver_params['lr'].")
+    if uses_class:
+        try:
+            new_optimizer: Any = estimator.solver
+            new_optimizer([torch.nn.Parameter(torch.zeros(1, 1))], lr=estimator.learning_rate_init, **(params or {}))
+        except TypeError as error:
+            raise ValueError(f"solver_params={params!r} do not suit {estimator.solver.__name__}: {error}") from error
+    if isinstance(estimator.scoring, str) and estimator.scoring != "loss":
+        get_scorer(estimator.scoring)  # unknown names are errors also where nothing is scored
     if estimator.solver == "lbfgs":
         _check_lbfgs(estimator)
 
@@ -140,6 +163,14 @@ def new_solver(estimator: Any, schedule: Schedule) -> Solver:
     if estimator.solver == "adamw":
         return AdamW([schedule], *settings, [estimator.weight_decay])
     return Adam([schedule], *settings)
+
+
+def takes(function: Any, parameter: str) -> bool:
+    """Whether a function can be called with this keyword; of a scorer of scikit-learn's it is assumed."""
+    if isinstance(function, _BaseScorer):
+        return True
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.name == parameter or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def follows_plan(estimator: Any) -> bool:

@@ -218,13 +218,18 @@ class Adam(Solver):
         n_steps = torch.tensor(float("inf"), device=params.device)
         flat = [torch.atleast_2d(t) for t in (params, self._grads, *self._moments)]
         self._runs = []  # networks next to each other with the same settings: one call for them
-        for _, run in itertools.groupby(range(len(self.epsilon)), self.settings_of):
+        for _, run in itertools.groupby(range(len(self.epsilon)), self._run_of):
             networks = list(run)
             first, rows = networks[0], slice(networks[0], networks[-1] + 1)
             tensors = [[t[rows]] for t in flat]
             self._runs.append(
                 (first, rows, (*tensors, list[Tensor](), [n_steps]), self.beta_1[first], self.beta_2[first])
             )
+
+    def _run_of(self, network: int) -> tuple[Any, ...]:
+        """Neighbours with equal keys have equal settings, and will have equal rates."""
+        alone = network if self.schedules[network].follows_training else -1
+        return alone, self.settings_of(network)
 
     def _fused_kernel(self) -> Callable[..., None] | None:
         on_cpu = self._params.device.type == "cpu"

@@ -38,7 +38,8 @@ class Fit:
         """Fits with equal keys can train in one stack; None if this one has to train alone."""
         train, (rows,), batch_size = self.data.train, self.data.train.indices, self.options.batch_size
         watched_closely = self.observer is not None and self.observer.trains_alone
-        if train.rows.is_sparse or self.solver.kind() is None or watched_closely:
+        is_sparse = any(samples is not None and samples.rows.is_sparse for samples in (train, self.data.validation))
+        if is_sparse or self.solver.kind() is None or watched_closely:
             return None
         n_batches = -(-len(rows) // batch_size)
         # Masks, and losses that see whole batches, must not meet the rows that fill up a shorter batch.
@@ -50,14 +51,16 @@ class Fit:
             n_batches,
             batch_size if n_batches > 1 else None,
             None if fills_up else len(rows),
-            self._validation_kind(),
+            self._validation_kind(fills_up),
             train.targets.dtype,
         )
 
-    def _validation_kind(self) -> Hashable:
+    def _validation_kind(self, fills_up: bool) -> Hashable:
         """Fits have validation rows all or none, and all of them their own or set aside."""
         validation = self.data.validation
-        return None if validation is None else validation.targets is self.data.train.targets
+        if validation is None:
+            return None
+        return validation.targets is self.data.train.targets, None if fills_up else len(validation.indices[0])
 
     def work_size(self) -> int:
         """Bytes that a step works on: parameters, gradient, moments, a batch and its activations."""

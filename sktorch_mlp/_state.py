@@ -94,11 +94,17 @@ class FitState:
     def unchanged_by_errors(self) -> Iterator[None]:
         """Leave a model that was good before a failing fit as it was."""
         parameters, solver, mark = self.network.state(0), self.solver, self.progress.mark()
+        solver_state = None if solver is None or solver.kind() is None else solver.state(0)
+        rewind_dropout = None if self.network.dropout is None else self.network.dropout.mark()
         try:
             yield
         except BaseException as error:  # a KeyboardInterrupt if a stack is told to stop
             self.network.load_state(0, parameters)
             self.progress.rewind(mark)
+            if rewind_dropout is not None:
+                rewind_dropout()
+            if solver is not None and solver_state is not None:
+                solver.restore([solver_state])
             met_infinity = isinstance(error, DivergenceError) and self.solver is solver
             self.solver = None if met_infinity else solver
             raise

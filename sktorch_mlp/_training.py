@@ -93,6 +93,11 @@ class Progress:
         """Note where training stands, for `rewind`; lists only grow, so their lengths will do."""
         return replace(self), {name: len(values) for name, values in vars(self).items() if isinstance(values, list)}
 
+    def snapshot(self) -> Progress:
+        """A copy that training does not change."""
+        lists: dict[str, Any] = {name: [*values] for name, values in vars(self).items() if isinstance(values, list)}
+        return replace(self, **lists)
+
     def rewind(self, mark: tuple[Progress, dict[str, int]]) -> None:
         """Go back to a mark."""
         before, lengths = mark
@@ -454,7 +459,7 @@ def train(
             check()
             stack.begin_epoch()
             losses = trainer.run_epoch(shuffle_ahead=not stack.may_shrink())
-            shrunk = stack.end_epoch(losses, None if validator is None else validator())
+            shrunk = stack.end_epoch(losses, validator)
     except KeyboardInterrupt:
         for p in stack.progress:
             p.outcome = "interrupted"
@@ -497,16 +502,20 @@ class _Stack:
             observer.epoch_begins()
         self._began = time.perf_counter()
 
-    def end_epoch(self, losses: list[float], validation: list[tuple[float, float]] | None) -> bool:
+    def end_epoch(self, losses: list[float], validator: Validator | None) -> bool:
         """Record an epoch and let stopped networks go; True if some did while others train on."""
         seconds = time.perf_counter() - self._began
         for i, loss in enumerate(losses):
-            self._note(i, loss, None if validation is None else validation[i], seconds)
+            self._note_loss(i, loss, seconds)
+        if validator is not None:
+            for i, (score, loss) in enumerate(validator()):
+                self._note_validation(i, score, loss)
+        for i in range(len(losses)):
+            self._judge(i)
         return self._let_go()
 
-    def _note(self, i: int, loss: float, validation: tuple[float, float] | None, seconds: float) -> None:
-        """Record what one network has reached, and decide whether it trains on."""
-        p, options, schedule, observer = self.progress[i], self.options[i], self.solver.schedules[i], self.observers[i]
+    def _note_loss(self, i: int, loss: float, seconds: float) -> None:
+        p, options, schedule = self.progress[i], self.options[i], self.solver.schedules[i]
         p.n_iter += 1
         p.n_rows_seen += len(self.data.train.indices[i])
         p.loss_curve.append(loss)
@@ -514,13 +523,18 @@ class _Stack:
         p.seconds.append(seconds)
         if options.verbose:
             self._log(i, f"Iteration {p.n_iter}, loss = {loss:.8f}")
-        if validation is not None:
-            score, validation_loss = validation
-            p.validation_scores.append(score)
-            p.validation_losses.append(validation_loss)
-            if options.verbose:
-                self._log(i, f"Validation score: {score:f}")
-        if not math.isfinite(loss):
+
+    def _note_validation(self, i: int, score: float, loss: float) -> None:
+        p = self.progress[i]
+        p.validation_scores.append(score)
+        p.validation_losses.append(loss)
+        if self.options[i].verbose:
+            self._log(i, f"Validation score: {score:f}")
+
+    def _judge(self, i: int) -> None:
+        """Decide whether a network trains on."""
+        p, options, schedule, observer = self.progress[i], self.options[i], self.solver.schedules[i], self.observers[i]
+        if not math.isfinite(p.loss_curve[-1]):
             p.outcome = "diverged"
         elif not options.early_stopping:
             p.follow_loss(options.tol)
