@@ -50,12 +50,20 @@ class Dropout:
 
     def kept(self, layer: int, like: Tensor) -> Tensor:
         """The share of units kept, of shape ([n_networks,] 1, 1)."""
-        return lean(like.new_tensor([1 - rates[layer] for rates in self.rates])[:, None, None])
+        dropped = like.new_tensor([_in_bits(rates[layer]) for rates in self.rates]) / _N_VALUES
+        return lean((1 - dropped)[:, None, None])
 
     def draw_(self, layer: int, mask: Tensor) -> None:
         """Fill a ([n_networks,] n_units, n_rows) tensor with ones for units that are kept, else zeros."""
         for rates, generator, own in zip(self.rates, self.generators, _by_network(mask), strict=True):
-            own.bernoulli_(1 - rates[layer], generator=generator)
+            n_dropped = _in_bits(rates[layer])
+            if own.device.type != "cpu":
+                own.bernoulli_(1 - n_dropped / _N_VALUES, generator=generator)
+                continue
+            # 16 bits a unit, four units a number: a fifth of the time of `bernoulli_`.
+            bits = torch.empty(-(-own.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+            values = bits.view(torch.int16)[: own.numel()].view_as(own)
+            torch.ge(values, n_dropped - _N_VALUES // 2, out=own)
 
     def mark(self) -> Callable[[], None]:
         """Note where the streams stand; the result puts them back there."""
@@ -70,6 +78,15 @@ class Dropout:
     def of(self, networks: Sequence[int]) -> Dropout:
         """That of these networks."""
         return Dropout([self.rates[k] for k in networks], [self.generators[k] for k in networks])
+
+
+#: Values of 16 bits, and the resolution of a dropout rate.
+_N_VALUES = 2**16
+
+
+def _in_bits(rate: float) -> int:
+    """How many of all values of 16 bits drop a unit."""
+    return min(round(rate * _N_VALUES), _N_VALUES - 1)
 
 
 def _by_network(tensor: Tensor) -> Sequence[Tensor]:

@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
 from sktorch_mlp._initialisation import initial_parameters
+from sktorch_mlp._network import Dropout
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 
@@ -77,8 +78,10 @@ class Dropped(nn.Module):
     def forward(self, units):
         if not self.training or self.rate == 0:
             return units
-        mask = torch.empty(units.shape[::-1], dtype=units.dtype).bernoulli_(1 - self.rate, generator=self.generator)
-        return units * mask.T / (1 - self.rate)
+        mask = torch.empty(units.shape[::-1], dtype=units.dtype)
+        dropout = Dropout([[self.rate]], [self.generator])
+        dropout.draw_(0, mask)
+        return units * mask.T / dropout.kept(0, mask)
 
 
 RELUS = (nn.ReLU(), nn.ReLU())

@@ -48,8 +48,9 @@ class _Masked(nn.Module):
         self.rate, self.generator = rate, generator
 
     def forward(self, units):
-        mask = torch.empty(units.shape[::-1], dtype=units.dtype).bernoulli_(1 - self.rate, generator=self.generator).T
-        return units * mask / (1 - self.rate)
+        mask, dropout = torch.empty(units.shape[::-1], dtype=units.dtype), Dropout([[self.rate]], [self.generator])
+        dropout.draw_(0, mask)
+        return units * mask.T / dropout.kept(0, mask)
 
 
 def _modules(network, k, activations, rates, seed):
@@ -189,16 +190,30 @@ def test_predictions_are_those_of_modules_that_evaluate(n_networks, normalizatio
         torch.testing.assert_close(network.member(k)(X), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "n_networks",
-    [1, 2],
-)
+@pytest.mark.parametrize("n_networks", [1, 2])
 def test_dropout_keeps_the_expected_value(n_networks):
     dropout = Dropout([[0.2], [0.7]][:n_networks], [torch.Generator().manual_seed(s) for s in SEEDS[:n_networks]])
     units = lean(torch.ones(n_networks, 50, 2, dtype=torch.float64))
     kept = dropout.kept(0, units)
     assert (units / kept).shape == units.shape
-    np.testing.assert_allclose((units / kept).reshape(n_networks, -1)[:, 0], [1 / 0.8, 1 / 0.3][:n_networks])
+    # Rates have a resolution of 16 bits.
+    np.testing.assert_allclose(1 - kept.flatten(), [0.2, 0.7][:n_networks], atol=2**-17)
+
+
+@pytest.mark.parametrize("rate", [0.0001, 0.2, 0.5, 0.9, 0.99999])
+def test_masks_are_random(rate):
+    dropout, mask = Dropout([[rate]], [torch.Generator().manual_seed(0)]), torch.empty(401, 501)
+    kept = float(dropout.kept(0, mask))
+    means = []
+    for _ in range(10):
+        dropout.draw_(0, mask)
+        assert set(mask.unique().tolist()) <= {0.0, 1.0}
+        means.append(float(mask.mean()))
+    assert len(set(means)) > 1
+    # Five standard errors of a mean of two million draws.
+    assert abs(np.mean(means) - kept) < 5 * (kept * (1 - kept) / 2e6) ** 0.5
+    neighbours = np.corrcoef(mask[:, 1:].flatten(), mask[:, :-1].flatten())[0, 1] if 0.01 < rate < 0.99 else 0.0
+    assert abs(neighbours) < 5 / 2e5**0.5
 
 
 def test_streams_of_masks_can_be_wound_back():
