@@ -95,33 +95,34 @@ def check_combinations(estimator: Any) -> None:
     ValueError
     """
     uses_class = isinstance(estimator.solver, type)
-    if uses_class and (
-        not issubclass(estimator.solver, torch.optim.Optimizer) or estimator.solver is torch.optim.Optimizer
-    ):
-        raise ValueError(f"solver must be a name or a class of torch.optim, got {estimator.solver!r}.")
-    if uses_class and issubclass(estimator.solver, torch.optim.LBFGS | torch.optim.SparseAdam):
-        raise ValueError(f"solver={estimator.solver.__name__} cannot be used. Use solver='lbfgs' or another class.")
+    if uses_class:
+        _check_optimizer_class(estimator)
+    elif estimator.solver_params:
+        raise ValueError(
+            f"solver_params={estimator.solver_params!r} are for a class of torch.optim, but solver is "
+            f"{estimator.solver!r}. Its settings have parameters of their own."
+        )
     if estimator.weight_decay != WEIGHT_DECAY and estimator.solver != "adamw":
         other = "solver_params={'weight_decay': ...}" if uses_class else "alpha, or solver='adamw'"
         raise ValueError(f"weight_decay={estimator.weight_decay!r} is for solver='adamw' alone. Use {other}.")
-    params = estimator.solver_params
-    if params and not uses_class:
-        raise ValueError(
-            f"solver_params={params!r} are for a class of torch.optim, but solver is {estimator.solver!r}. "
-            "Its settings have parameters of their own."
-        )
-    if params and "lr" in params:
-        raise ValueError("Give the learning rate as learning_rate_init, not as solver_params['lr'].")
-    if uses_class:
-        try:
-            new_optimizer: Any = estimator.solver
-            new_optimizer([torch.nn.Parameter(torch.zeros(1, 1))], lr=estimator.learning_rate_init, **(params or {}))
-        except TypeError as error:
-            raise ValueError(f"solver_params={params!r} do not suit {estimator.solver.__name__}: {error}") from error
     if isinstance(estimator.scoring, str) and estimator.scoring != "loss":
         get_scorer(estimator.scoring)  # unknown names are errors also where nothing is scored
     if estimator.solver == "lbfgs":
         _check_lbfgs(estimator)
+
+
+def _check_optimizer_class(estimator: Any) -> None:
+    solver, params = estimator.solver, estimator.solver_params or {}
+    if not issubclass(solver, torch.optim.Optimizer) or solver is torch.optim.Optimizer:
+        raise ValueError(f"solver must be a name or a class of torch.optim, got {solver!r}.")
+    if issubclass(solver, torch.optim.LBFGS | torch.optim.SparseAdam):
+        raise ValueError(f"solver={solver.__name__} cannot be used. Use solver='lbfgs' or another class.")
+    if "lr" in params:
+        raise ValueError("Give the learning rate as learning_rate_init, not as solver_params['lr'].")
+    try:
+        solver([torch.nn.Parameter(torch.zeros(1, 1))], lr=estimator.learning_rate_init, **params)
+    except TypeError as error:
+        raise ValueError(f"solver_params={params!r} do not suit {solver.__name__}: {error}") from error
 
 
 def _check_lbfgs(estimator: Any) -> None:

@@ -310,11 +310,11 @@ class AdamW(Adam):
         plans = self._plans(n_steps)
         if self._in_runs:
             return plans
-        if self._params.device.type == "cpu":
-            return (tuple(map(self._feed.one, plan)) for plan in plans)
+        if self._feed.hands_numbers:
+            return (tuple(values for (values,) in plan) for plan in plans)
         feeds = self._feed, self._epsilon_feed, self._decay_feed
         columns = zip(*plans, strict=True)
-        return zip(*(feed(column) for feed, column in zip(feeds, columns, strict=True)), strict=True)
+        return list(zip(*(feed(column) for feed, column in zip(feeds, columns, strict=True)), strict=True))
 
     def _plans(self, n_steps: int) -> Iterator[tuple[list[float], list[float], list[float]]]:
         """Of each coming step rates, epsilons, and what coefficients are multiplied by, one of each a network."""
@@ -407,11 +407,12 @@ class _Feed:
 
     def __init__(self, like: Tensor) -> None:
         self._like = like
+        self.hands_numbers = like.device.type == "cpu" and like.ndim == 1
         self._tensors: dict[int, tuple[Tensor, list[Tensor]]] = {}
 
     def __call__(self, values: Iterable[Sequence[float]]) -> Iterable[Rate]:
         """Each step's values, given as one number a network, in the form that `step` takes."""
-        if self._like.device.type == "cpu" and self._like.ndim == 1:
+        if self.hands_numbers:
             return (value for (value,) in values)
         stacked = torch.tensor(list(values), dtype=self._like.dtype)
         if len(stacked) not in self._tensors:
@@ -420,10 +421,6 @@ class _Feed:
         tensor, columns = self._tensors[len(stacked)]
         tensor.copy_(stacked)
         return columns
-
-    def one(self, values: Sequence[float]) -> Rate:
-        """The values of one step, on the CPU."""
-        return per_network(values, self._like)
 
 
 def _fused_adam(params: Tensor) -> Callable[..., None] | None:

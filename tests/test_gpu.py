@@ -10,6 +10,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import scale
+from skorch.callbacks import LRScheduler
 
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, stacked_fits
 
@@ -28,6 +29,11 @@ OPTIONS = [
     {"activation": "tanh", "batch_size": 64},
     {"activation": "logistic", "batch_size": 500},
     {"early_stopping": True},
+    {"normalization": "batch", "activation": "gelu"},
+    {"normalization": "layer", "activation": torch.nn.functional.softplus},
+    {"solver": "adamw", "learning_rate": "one_cycle", "batch_size": 64},
+    {"solver": torch.optim.RMSprop, "gradient_clip_norm": 0.1},
+    {"label_smoothing": 0.1, "class_weight": {0: 5.0}},
 ]
 
 
@@ -64,6 +70,31 @@ def test_stacked_fits_are_those_of_the_cpu():
     with stacked_fits():
         search = GridSearchCV(clone(mlp).set_params(device="cuda"), grid, cv=3, scoring="neg_log_loss").fit(X, Y)
     np.testing.assert_allclose(search.cv_results_["mean_test_score"], expected, rtol=1e-5)
+
+
+def test_dropout_is_the_same_twice_and_alone():
+    params = {**PARAMS, "dropout": 0.3, "dtype": "float64", "device": "cuda"}
+    model, again = (MLPTorchClassifier(**params).fit(X, Y) for _ in range(2))
+    np.testing.assert_allclose(again.coefs_[0], model.coefs_[0], rtol=1e-6)
+    with stacked_fits():
+        search = GridSearchCV(MLPTorchClassifier(**params), {"alpha": [0.0, 0.1, 1.0]}, cv=2).fit(X, Y)
+    alone = GridSearchCV(MLPTorchClassifier(**params), {"alpha": [0.0, 0.1, 1.0]}, cv=2).fit(X, Y)
+    np.testing.assert_allclose(search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"])
+
+
+def test_bfloat16_is_near_float32():
+    scores = [MLPTorchClassifier(**PARAMS, dtype=dtype).fit(X, Y).score(X, Y) for dtype in ("float32", "bfloat16")]
+    assert abs(scores[0] - scores[1]) < 0.05
+
+
+def test_callbacks_of_batches_change_the_rate_of_the_next_step():
+    """On the CPU rates are read step by step; a GPU's steps must not be planned ahead of them."""
+    models = []
+    for device in ("cpu", "cuda"):
+        scheduler = LRScheduler("StepLR", step_size=3, gamma=0.9, step_every="batch")
+        model = MLPTorchClassifier(**PARAMS, batch_size=50, device=device, dtype="float64", callbacks=[scheduler])
+        models.append(model.fit(X, Y))
+    np.testing.assert_allclose(models[1].loss_curve_, models[0].loss_curve_, rtol=1e-6)
 
 
 def test_auto_takes_the_gpu_in_float32():

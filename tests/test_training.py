@@ -17,8 +17,8 @@ from sktorch_mlp._initialisation import initial_parameters
 from sktorch_mlp._losses import LogLoss
 from sktorch_mlp._network import StackedMLP
 from sktorch_mlp._rows import Rows
-from sktorch_mlp._schedules import Adaptive, InverseScaling, Schedule
-from sktorch_mlp._solvers import SGD, Adam
+from sktorch_mlp._schedules import Adaptive, Cosine, InverseScaling, OneCycle, Schedule
+from sktorch_mlp._solvers import SGD, Adam, AdamW
 from sktorch_mlp._training import Progress, TrainingOptions, train
 
 CPU = torch.device("cpu")
@@ -39,9 +39,9 @@ def _data(n_networks=1, *, sparse=False, weighted=False, validation=False):
     return TrainingData(*(replace(samples, indices=[part] * n_networks) for part in parts))
 
 
-def _train(data, seeds, solver, options, sparse=False):
+def _train(data, seeds, solver, options, sparse=False, activation="relu", **params):
     """Train one network a seed in one stack; final parameters, and progress."""
-    network = StackedMLP(UNITS, "relu", len(seeds), dtype=torch.float64, sparse_input=sparse)
+    network = StackedMLP(UNITS, activation, len(seeds), dtype=torch.float64, sparse_input=sparse, **params)
     shufflers, progress = [], [Progress() for _ in seeds]
     for k, seed in enumerate(seeds):
         random_state = np.random.RandomState(seed)
@@ -71,6 +71,16 @@ def _adam(networks):
     )
     schedules = [Schedule(rate) for rate in rates]
     return Adam(*([values[k] for k in networks] for values in (schedules, betas_1, betas_2, epsilons)))
+
+
+def _adamw(networks):
+    """With rates that change from step to step, and from epoch to epoch."""
+    adam, schedules = (
+        _adam(networks),
+        [OneCycle(0.01, 7, 0.3), Cosine(0.02, 25, 0.1), Cosine(0.01, 9, 0.0), Adaptive(0.02)],
+    )
+    settings = [adam.beta_1, adam.beta_2, adam.epsilon]
+    return AdamW([schedules[k] for k in networks], *settings, [[0.0, 0.1, 1.0, 0.5][k] for k in networks])
 
 
 def _sgd(networks, schedule=Adaptive):
@@ -242,14 +252,18 @@ class _FakeGraph:
         self._fresh = False
 
 
-@pytest.mark.parametrize("make_solver", [_adam, _sgd, _invscaling])
+@pytest.mark.parametrize(
+    "params", [{}, {"normalization": "batch"}, {"normalization": "layer", "activation": "gelu"}], ids=str
+)
+@pytest.mark.parametrize("make_solver", [_adam, _sgd, _invscaling, _adamw])
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
-def test_captured_steps_train_as_others(make_solver, weighted, monkeypatch):
+def test_captured_steps_train_as_others(make_solver, weighted, params, monkeypatch):
     """What a graph replays must depend on nothing but tensors that stay in place."""
+    options = [replace(option, gradient_clip_norm=0.1) for option in DIFFERENT] if params else DIFFERENT
     data = _data(4, weighted=weighted)
     monkeypatch.setattr(_data_module, "_SEGMENT_ROWS", 64)  # two batches a segment, the last one short
     monkeypatch.setattr(_solvers, "_fused_adam", lambda params: None)  # on a GPU a stack does not use it
-    expected, expected_progress = _train(data, SEEDS, make_solver(range(4)), DIFFERENT)
+    expected, expected_progress = _train(data, SEEDS, make_solver(range(4)), options, **params)
 
     init = Segment.__init__
 
@@ -260,7 +274,7 @@ def test_captured_steps_train_as_others(make_solver, weighted, monkeypatch):
     monkeypatch.setattr(Segment, "__init__", capturable)
     monkeypatch.setattr(_capture, "CudaGraph", _FakeGraph)
     _FakeGraph.recorded = 0
-    flat, progress = _train(data, SEEDS, make_solver(range(4)), DIFFERENT)
+    flat, progress = _train(data, SEEDS, make_solver(range(4)), options, **params)
     assert _FakeGraph.recorded >= 2
     assert torch.equal(flat, expected)
     assert [p.loss_curve for p in progress] == [p.loss_curve for p in expected_progress]
