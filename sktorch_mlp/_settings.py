@@ -107,8 +107,23 @@ def check_combinations(estimator: Any) -> None:
         raise ValueError(f"weight_decay={estimator.weight_decay!r} is for solver='adamw' alone. Use {other}.")
     if isinstance(estimator.scoring, str) and estimator.scoring != "loss":
         get_scorer(estimator.scoring)  # unknown names are errors also where nothing is scored
+    if isinstance(estimator.loss, type):
+        raise ValueError(f"loss={estimator.loss.__name__} is a class. Use an instance of it, or a function.")
+    if estimator.normalization == "batch" and estimator.batch_size == 1:
+        raise ValueError("normalization='batch' needs batches of more than one row. Use normalization='layer'.")
+    for callback in estimator.callbacks or ():
+        _check_callback(callback)
     if estimator.solver == "lbfgs":
         _check_lbfgs(estimator)
+
+
+def _check_callback(callback: Any) -> None:
+    own = callback[1] if isinstance(callback, tuple) and len(callback) == 2 else callback
+    if not hasattr(own, "on_epoch_end"):
+        raise TypeError(
+            f"callbacks are skorch's, or pairs of a name and one, but got {callback!r}. Those of scikit-learn, and of "
+            "sktorch_mlp.callbacks, are set by set_callbacks."
+        )
 
 
 def _check_optimizer_class(estimator: Any) -> None:

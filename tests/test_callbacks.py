@@ -314,3 +314,9 @@ def test_nothing_is_printed_by_default(capsys):
     diabetes = load_diabetes(return_X_y=True)
     MLPTorchRegressor(max_iter=2, callbacks=[BatchSpy()], random_state=0).fit(*diabetes)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("wrong", [[3], [TimeLimit(1.0)], [("name", 3)]], ids=str)
+def test_other_things_are_no_skorch_callbacks(wrong):
+    with pytest.raises(TypeError, match=r"skorch's.*set_callbacks"):
+        classifier(callbacks=wrong).fit(X, Y)

@@ -933,6 +933,8 @@ def test_bfloat16_rounds_products_and_nothing_else(params, sparse):
 # Bad input -----------------------------------------------------------------------------
 
 WRONG = {
+    "a class as loss": ({"loss": nn.CrossEntropyLoss}, ValueError, "instance"),
+    "batch norm of single rows": ({"normalization": "batch", "batch_size": 1}, ValueError, "'layer'"),
     "dropout of 1": ({"dropout": 1.0}, InvalidParameterError, "dropout"),
     "dropout in text": ({"dropout": ["0.1", "0.1"]}, InvalidParameterError, r"dropout must be in \[0, 1\)"),
     "too few rates": ({"dropout": [0.1]}, ValueError, "dropout=.* has 1 values, but there are 2 hidden layers"),
