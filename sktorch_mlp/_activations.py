@@ -164,10 +164,10 @@ def check_activations(activations: Iterable[Any]) -> None:
             _check_elementwise(like)
 
 
-def identity(like: Any) -> Hashable:
+def function_key(like: Any) -> Hashable:
     """What is equal for activations, or other functions, that do the same, copies of a partial among them."""
     if isinstance(like, partial):
-        return identity(like.func), repr(like.args), repr(like.keywords)
+        return function_key(like.func), repr(like.args), repr(like.keywords)
     return like if isinstance(like, Hashable) else id(like)
 
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
+from sklearn.metrics._scorer import _PassthroughScorer
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
@@ -35,7 +38,7 @@ from ._gradients import BLOCK_SIZE, Predictor
 from ._initialisation import initial_parameters
 from ._losses import CallableLoss, Loss
 from ._meeting import train_fit
-from ._network import StackedMLP, per_hidden_layer, sequential
+from ._network import NetworkSpec, StackedMLP, per_hidden_layer, sequential
 from ._observers import Observers
 from ._rows import Rows
 from ._sklearn_callbacks import TaskObserver
@@ -44,6 +47,8 @@ from ._state import FitState
 from ._training import DivergenceError, Progress, TrainingOptions, train_lbfgs
 
 _Warnings = list[tuple[str, type[Warning]]]
+#: The fitted attributes of the k-th network of a stack in training.
+_Attributes = Callable[[StackedMLP, int], dict[str, Any]]
 _INTERRUPTED = ("Training interrupted by user.", UserWarning)
 _BATCH_SIZE_CLIPPED = (
     "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
@@ -51,8 +56,29 @@ _BATCH_SIZE_CLIPPED = (
 )
 
 
+class _Data(NamedTuple):
+    """Data as the user gave them, or validated."""
+
+    X: Any
+    y: Any
+    sample_weight: Any
+
+
+@dataclass
+class _Job:
+    """A fit that is about to be trained."""
+
+    state: FitState
+    loss: Loss
+    data: TrainingData
+    scoring: Callable[[StackedMLP, int], float] | None
+    observers: Observers
+    random_state: np.random.RandomState
+    incremental: bool
+
+
 class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
-    """Parameters, fitting and prediction of both estimators."""
+    """Fitting and prediction of both estimators, and the parameters that both have."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -83,7 +109,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
         "normalization": [StrOptions({"batch", "layer"}), None],
         "weight_init": [str, tuple, list],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "weight_decay": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "solver_params": [dict, None],
         "warmup_fraction": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
         "gradient_clip_norm": [Interval(Real, 0, None, closed="neither"), None],
@@ -91,80 +117,10 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         "callbacks": [list, tuple, None],
     }
 
-    def __init__(
-        self,
-        hidden_layer_sizes=(100,),
-        activation="relu",
-        *,
-        solver="adam",
-        alpha=0.0001,
-        batch_size="auto",
-        learning_rate="constant",
-        learning_rate_init=0.001,
-        power_t=0.5,
-        max_iter=200,
-        shuffle=True,
-        random_state=None,
-        tol=1e-4,
-        verbose=False,
-        warm_start=False,
-        momentum=0.9,
-        nesterovs_momentum=True,
-        early_stopping=False,
-        validation_fraction=0.1,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        n_iter_no_change=10,
-        max_fun=15000,
-        device="auto",
-        dtype="auto",
-        dropout=0.0,
-        normalization=None,
-        weight_init="auto",
-        weight_decay=0.01,
-        solver_params=None,
-        warmup_fraction="auto",
-        gradient_clip_norm=None,
-        scoring=None,
-        callbacks=None,
-    ):
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-        self.max_fun = max_fun
-        self.device = device
-        self.dtype = dtype
-        self.dropout = dropout
-        self.normalization = normalization
-        self.weight_init = weight_init
-        self.weight_decay = weight_decay
-        self.solver_params = solver_params
-        self.warmup_fraction = warmup_fraction
-        self.gradient_clip_norm = gradient_clip_norm
-        self.scoring = scoring
-        self.callbacks = callbacks
+    if TYPE_CHECKING:  # the parameters, which are set by the subclasses
 
-    loss: str | Callable[..., torch.Tensor]
+        def __getattr__(self, name: str) -> Any: ...
+
     coefs_: list[np.ndarray]
     intercepts_: list[np.ndarray]
     normalizations_: list[dict[str, np.ndarray]]
@@ -211,66 +167,42 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         *,
         incremental: bool = False,
     ) -> Self:
-        hidden_layer_sizes = _settings.hidden_layer_sizes(self)
-        n_hidden = len(hidden_layer_sizes)
-        activations, dropout = _settings.activations(self, n_hidden), _settings.dropout_rates(self, n_hidden)
-        _settings.check_combinations(self)
-        has_validation = self._check_validation_arguments(validation, incremental)
+        settings = _settings.check(self)
+        held = _Data(*validation)
+        self._check_validation_arguments(held, incremental)
         resuming = hasattr(self, "coefs_") and (self.warm_start or incremental)
         device = resolve_device(self.device)
-        dtype = self._resolve_dtype(device, resuming)
-        given = X, y, sample_weight
-        X, y, sample_weight = self._validate_training_data(X, y, sample_weight, dtype, resuming)
-        dtype = dtype or X.dtype
-        self._learn_targets(y, incremental=incremental)
-        judged_by = None
-        if has_validation:
-            judged_by = self._validate_training_data(*validation, dtype, resuming=True)
-            self._check_validation_targets(judged_by[1])
-        loss = self._own_loss()
-        if callable(self.loss):
-            weighted = self._weigh_rows(y, sample_weight) is not None or validation[2] is not None
-            loss = CallableLoss(self.loss, loss, weighted=weighted)
-        layer_units = [X.shape[1], *hidden_layer_sizes, loss.n_outputs]
+        with self._unchanged_by_errors():
+            dtype = self._resolve_dtype(device, resuming)
+            training = self._validate_data(X, y, sample_weight, dtype, reset=not resuming)
+            dtype = dtype or training.X.dtype
+            self._learn_targets(training.y, incremental=incremental)
+            if held.X is not None:
+                held = self._validate_data(*held, dtype, reset=False)
+                self._check_validation_targets(held.y)
+        loss = self._make_loss(training, held)
         random_state = check_random_state(self.random_state)
 
         with torch.inference_mode(False):  # inference tensors could not be trained on later
-            new_network = partial(
-                StackedMLP,
-                layer_units,
-                activations,
+            spec = NetworkSpec(
+                (training.X.shape[1], *settings.hidden_layer_sizes, loss.n_outputs),
+                settings.activations,
                 normalization=self.normalization,
-                sparse_input=sp.issparse(X),
+                sparse_input=sp.issparse(training.X),
                 in_bfloat16=self.dtype == "bfloat16",
                 dtype=torch.float32 if dtype == np.float32 else torch.float64,
                 device=device,
             )
-            if resuming:
-                state = self._resume(new_network)
-            else:
-                self._forget()
-                state = FitState(sp.issparse(X), new_network())
-                # Without hidden layers scikit-learn's initial weights still go by the activation.
-                like = activations or self.activation
-                state.network.load(0, *initial_parameters(layer_units, like, random_state, _settings.weight_init(self)))
-            state.drop_out(dropout, random_state)
+            state = self._resume(spec) if resuming else self._start(spec, settings, random_state)
+            state.drop_out(settings.dropout, random_state)
+            data = self._training_data(training, held, loss, spec, random_state)
             attributes = partial(self._attributes_of, state, loss)
-            data, scoring = self._training_data(
-                (X, y, sample_weight),
-                judged_by,
-                attributes,
-                loss,
-                device,
-                dtype,
-                random_state,
-            )
-            observers = self._observers(state, loss, data, given, attributes, incremental)
+            scoring = self._scoring(training, held, data, attributes)
+            observers = self._observers(state, loss, data, (X, y, sample_weight), attributes, incremental)
+            job = _Job(state, loss, data, scoring, observers, random_state, incremental)
             observers.begin()
             with state.unchanged_by_errors() if resuming else nullcontext():
-                if self.solver == "lbfgs":
-                    messages = self._fit_lbfgs(state, loss, data, observers)
-                else:
-                    messages = self._fit_stochastic(state, loss, data, scoring, observers, random_state, incremental)
+                messages = self._fit_lbfgs(job) if self.solver == "lbfgs" else self._fit_stochastic(job)
             observers.training_ends()
             self._publish(state, loss)
         observers.end()
@@ -278,12 +210,42 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
             warnings.warn(message, category, stacklevel=4 if incremental else 5)  # fit has one more decorator
         return self
 
-    def _fit_lbfgs(self, state: FitState, loss: Loss, data: TrainingData, observers: Observers) -> _Warnings:
+    @contextmanager
+    def _unchanged_by_errors(self) -> Iterator[None]:
+        """Leave a fitted model as it was if data turn out to be wrong."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _make_loss(self, training: _Data, validation: _Data) -> Loss:
+        own = self._own_loss()
+        if not callable(self.loss):
+            return own
+        weighted = self._weigh_rows(*training[1:]) is not None or validation[2] is not None
+        return CallableLoss(self.loss, own, weighted)
+
+    def _start(self, spec: NetworkSpec, settings: _settings.Settings, random_state: np.random.RandomState) -> FitState:
+        """A new network with initial weights."""
+        self._forget()
+        state = FitState(spec.sparse_input, spec.make())
+        # Without hidden layers scikit-learn's initial weights still go by the activation.
+        like = settings.activations or self.activation
+        state.network.load(0, *initial_parameters(spec.layer_units, like, random_state, settings.weight_init))
+        return state
+
+    def _fit_lbfgs(self, job: _Job) -> _Warnings:
+        state, loss, data, observers = job.state, job.loss, job.data, job.observers
         network = state.network
         n_rows = len(data.train.rows)
         options = self._training_options(n_rows, self.max_iter, None)
         with compute_threads(network.n_coefs * n_rows, self.max_iter), single_threaded_blas():
-            result = train_lbfgs(network, loss, data, options, max_fun=self.max_fun, observer=observers.active())
+            result = train_lbfgs(
+                network, loss, data, options, state.progress, max_fun=self.max_fun, observer=observers.active()
+            )
         if not (math.isfinite(result.fun) or result.interrupted) or not _all_finite(network.flat):
             raise DivergenceError(f"The loss is {result.fun} after {result.nit} iterations of L-BFGS.")
         self.n_iter_ = min(result.nit, self.max_iter)
@@ -301,16 +263,8 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         failure = f"lbfgs failed to converge after {self.n_iter_} iteration(s) (status={result.status}):"
         return [(f"{failure}\n{result.message}\n\n{remedy}", ConvergenceWarning)]
 
-    def _fit_stochastic(
-        self,
-        state: FitState,
-        loss: Loss,
-        data: TrainingData,
-        scoring: Callable[[StackedMLP, int], float] | None,
-        observers: Observers,
-        random_state: np.random.RandomState,
-        incremental: bool,
-    ) -> _Warnings:
+    def _fit_stochastic(self, job: _Job) -> _Warnings:
+        state, data, observers, incremental = job.state, job.data, job.observers, job.incremental
         network, progress = state.network, state.progress
         if state.solver is None or not incremental:
             state.solver = _settings.new_solver(self, observers.follow(_settings.new_schedule(self)))
@@ -319,13 +273,13 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         messages: _Warnings = []
         if self.batch_size != "auto" and self.batch_size > n_rows:
             messages += [_BATCH_SIZE_CLIPPED]
-        options = self._training_options(n_rows, 1 if incremental else self.max_iter, scoring)
+        options = self._training_options(n_rows, 1 if incremental else self.max_iter, job.scoring)
         # The order of a single batch does not matter, nor does a stream that ends with the fit.
         shuffles = self.shuffle and not (options.batch_size == n_rows and isinstance(self.random_state, Integral))
-        shuffler = Shuffler(train_rows, random_state if shuffles else None)
+        shuffler = Shuffler(train_rows, job.random_state if shuffles else None)
         n_steps = n_rows / options.batch_size * options.max_iter
         with compute_threads(network.n_coefs * options.batch_size, n_steps):
-            train_fit(Fit(network, state.solver, loss, data, shuffler, options, progress, observers.active()))
+            train_fit(Fit(network, state.solver, job.loss, data, shuffler, options, progress, observers.active()))
         state.solver.schedules = [getattr(schedule, "own", schedule) for schedule in state.solver.schedules]
 
         finite = _all_finite(network.flat)
@@ -368,7 +322,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         loss: Loss,
         data: TrainingData,
         given: tuple[Any, Any, Any],
-        attributes: Callable[[StackedMLP, int], dict[str, Any]],
+        attributes: _Attributes,
         incremental: bool,
     ) -> Observers:
         """What watches the fit: callbacks of either world."""
@@ -387,8 +341,8 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
 
     # Data ------------------------------------------------------------------------------
 
-    def _check_validation_arguments(self, validation: tuple[Any, Any, Any], incremental: bool) -> bool:
-        """Whether there are validation data of their own."""
+    def _check_validation_arguments(self, validation: _Data, incremental: bool) -> None:
+        """Raise if validation data are there in part, or where they would not be used, or lack where they are needed."""
         X_val, y_val, sample_weight_val = validation
         if (X_val is None) != (y_val is None):
             given, missing = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
@@ -401,44 +355,27 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
             raise ValueError(
                 "partial_fit does not support early_stopping=True\nwithout validation data of its own. Pass X_val and y_val."
             )
-        return X_val is not None
 
     def _training_data(
-        self,
-        training: tuple[Any, np.ndarray, np.ndarray | None],
-        judged_by: tuple[Any, np.ndarray, np.ndarray | None] | None,
-        attributes: Callable[[StackedMLP, int], dict[str, Any]],
-        loss: Loss,
-        device: torch.device,
-        dtype: np.dtype,
-        random_state: np.random.RandomState,
-    ) -> tuple[TrainingData, Callable[[StackedMLP, int], float] | None]:
-        """Samples to train on and to validate with, and what scores the latter if not the loss."""
-        X, y, sample_weight = training
-        train = self._samples(X, y, sample_weight, device, dtype)
-        has_scorer = self.scoring != "loss" and not self._loss_has_score()
-        if judged_by is not None:
-            data = TrainingData(train, self._samples(*judged_by, device, dtype))
-        elif self.early_stopping and self.solver != "lbfgs":
-            data = self._hold_out(train, loss, random_state)
-            assert data.validation is not None
-            (rows,) = data.validation.indices
-            judged_by = training
-            if has_scorer:
-                judged_by = X[rows], y[rows], None if sample_weight is None else sample_weight[rows]
-        else:
-            return TrainingData(train), None
-        return data, self._scorer_on(*judged_by, attributes) if has_scorer else None
+        self, training: _Data, validation: _Data, loss: Loss, spec: NetworkSpec, random_state: np.random.RandomState
+    ) -> TrainingData:
+        """Samples to train on and to validate with."""
+        samples = self._samples(training, spec)
+        if validation.X is not None:
+            return TrainingData(samples, self._samples(validation, spec))
+        if self.early_stopping and self.solver != "lbfgs":
+            return self._hold_out(samples, loss, random_state)
+        return TrainingData(samples)
 
-    def _samples(
-        self, X: Any, y: np.ndarray, sample_weight: np.ndarray | None, device: torch.device, dtype: np.dtype
-    ) -> Samples:
-        weights = self._weigh_rows(y, sample_weight)
+    def _samples(self, data: _Data, spec: NetworkSpec) -> Samples:
+        dtype = np.dtype(np.float32 if spec.dtype == torch.float32 else np.float64)
+        device = torch.device(spec.device)
+        weights = self._weigh_rows(data.y, data.sample_weight)
         return Samples(
-            rows=Rows.of(X, device, dtype, bfloat16=self.dtype == "bfloat16"),
-            targets=as_tensor(self._encode_targets(y, dtype), device),
+            rows=Rows.of(data.X, device, dtype, bfloat16=spec.in_bfloat16),
+            targets=as_tensor(self._encode_targets(data.y, dtype), device),
             weights=None if weights is None else as_tensor(weights.astype(dtype, copy=False), device),
-            indices=[np.arange(X.shape[0])],
+            indices=[np.arange(data.X.shape[0])],
         )
 
     def _hold_out(self, samples: Samples, loss: Loss, random_state: np.random.RandomState) -> TrainingData:
@@ -461,23 +398,26 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
             )
         return TrainingData(replace(samples, indices=[train_rows]), replace(samples, indices=[validation_rows]))
 
-    def _scorer_on(
-        self,
-        X: Any,
-        y: np.ndarray,
-        sample_weight: np.ndarray | None,
-        attributes: Callable[[StackedMLP, int], dict[str, Any]],
-    ) -> Callable[[StackedMLP, int], float]:
-        """What scores networks in training on these data by `scoring`."""
+    def _scoring(
+        self, training: _Data, validation: _Data, data: TrainingData, attributes: _Attributes
+    ) -> Callable[[StackedMLP, int], float] | None:
+        """What scores networks in training on the validation rows; None if the loss does, or nothing."""
+        if data.validation is None or self.scoring == "loss" or self._loss_has_score():
+            return None
+        X, y, sample_weight = validation
+        if X is None:
+            (rows,) = data.validation.indices
+            X, y, sample_weight = (None if values is None else values[rows] for values in training)
         scorer = check_scoring(self, self.scoring)
-        takes_weights = isinstance(self.scoring, str) or _settings.takes(scorer, "sample_weight")
-        weights = {"sample_weight": sample_weight} if takes_weights and sample_weight is not None else {}
+        weights = {"sample_weight": sample_weight} if sample_weight is not None and _takes_weights(scorer) else {}
+        config = get_config()  # in a stack it is another thread that scores
 
         def score(network: StackedMLP, k: int) -> float:
             estimator = copy.copy(self)
             estimator.__dict__.update(attributes(network, k))
             estimator.__dict__.pop("feature_names_in_", None)  # X has been validated
-            return float(scorer(estimator, X, y, **weights))
+            with config_context(**config):
+                return float(scorer(estimator, X, y, **weights))
 
         return score
 
@@ -495,9 +435,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
             dtype = np.dtype(np.float32 if self.coefs_[0].dtype == np.float32 else np.float64)
         return dtype
 
-    def _validate_training_data(
-        self, X: Any, y: Any, sample_weight: Any, dtype: np.dtype | None, resuming: bool
-    ) -> tuple[Any, np.ndarray, np.ndarray | None]:
+    def _validate_data(self, X: Any, y: Any, sample_weight: Any, dtype: np.dtype | None, *, reset: bool) -> _Data:
         # X in either precision stays as it is, and is cast batch by batch; any other dtype is converted here.
         dtypes = (np.float32, np.float64) if dtype == np.float32 else (np.float64, np.float32)
         X, y = validate_data(
@@ -508,11 +446,11 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
             multi_output=True,
             y_numeric=not is_classifier(self),
             dtype=dtypes,
-            reset=not resuming,
+            reset=reset,
         )
         if sample_weight is not None:
             sample_weight = _check_sample_weight(to_numpy(sample_weight), X)
-        return X, self._validate_targets(y), sample_weight
+        return _Data(X, self._validate_targets(y), sample_weight)
 
     # Fitted attributes -----------------------------------------------------------------
 
@@ -522,14 +460,13 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         for name in [name for name in vars(self) if name.endswith("_") and name not in kept]:
             delattr(self, name)
 
-    def _resume(self, new_network: partial[StackedMLP]) -> FitState:
+    def _resume(self, spec: NetworkSpec) -> FitState:
         """The fitted network, ready to be trained on."""
-        (layer_units, activations), wanted = new_network.args, new_network.keywords
-        fitted_units = [self.coefs_[0].shape[0], *(coef.shape[1] for coef in self.coefs_)]
-        if fitted_units != layer_units:
+        fitted_units = (self.coefs_[0].shape[0], *(coef.shape[1] for coef in self.coefs_))
+        if fitted_units != spec.layer_units:
             raise ValueError(
-                f"The fitted network has layers of {fitted_units} units, but hidden_layer_sizes and the data now ask for "
-                f"{layer_units}. For a new network call fit with warm_start=False."
+                f"The fitted network has layers of {[*fitted_units]} units, but hidden_layer_sizes and the data now ask "
+                f"for {[*spec.layer_units]}. For a new network call fit with warm_start=False."
             )
         norms = self._norms()
         fitted_normalization = None if not norms else "batch" if "running_mean" in norms[0] else "layer"
@@ -539,15 +476,10 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
                 "For a new network call fit with warm_start=False."
             )
         # Weights may be all that was set.
-        state = getattr(self, "_state", None) or FitState(wanted["sparse_input"], None)
-        if (
-            not state.holds(self._weight_arrays())
-            or state.network.flat.device != wanted["device"]
-            or state.network.flat.dtype != wanted["dtype"]
-            or state.network.in_bfloat16 != wanted["in_bfloat16"]
-            or state.network.activations != activations
-        ):
-            state.network = new_network(sparse_input=state.sparse_input)
+        state = getattr(self, "_state", None) or FitState(spec.sparse_input, None)
+        spec = replace(spec, sparse_input=state.sparse_input)
+        if not state.holds(self._weight_arrays()) or state.network.spec != spec:
+            state.network = spec.make()
             state.network.load(0, self.coefs_, self.intercepts_, norms)
         return state
 
@@ -603,7 +535,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
     def history_(self) -> list[dict[str, float]]:
         """Losses, scores, learning rate and seconds of each epoch, one record each."""
         check_is_fitted(self, "coefs_")
-        return self._state.progress.records()
+        return [dict(record) for record in self._state.progress.records]
 
     @property
     def module_(self) -> nn.Sequential:
@@ -632,7 +564,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
 
     def _made_of(self) -> list[object]:
         """What modules and predictors are made of."""
-        return [*self._weight_arrays(), self.activation]
+        return [*self._weight_arrays(), self.activation, self.dropout]
 
     def __setstate__(self, state):
         super().__setstate__(state)
@@ -690,6 +622,14 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _takes_weights(scorer: Any) -> bool:
+    """Whether a scorer, or the function that one of scikit-learn's is made of, takes weights of samples."""
+    if isinstance(scorer, _PassthroughScorer):
+        return True
+    parameters = inspect.signature(getattr(scorer, "_score_func", scorer)).parameters.values()
+    return any(p.name == "sample_weight" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _all_finite(values: torch.Tensor) -> bool:

@@ -93,8 +93,7 @@ class _DroppedOut:
 class _Normalized:
     """What the two normalizations share: a scale and a shift of what they have standardised."""
 
-    def __init__(self, network: StackedMLP, layer: int, units: Tensor, axis: int) -> None:
-        self._axis = axis
+    def __init__(self, network: StackedMLP, layer: int, units: Tensor) -> None:
         self._standardised = torch.empty_like(units)
         (self._scale, self._shift), (self._scale_grad, self._shift_grad) = (
             [lean(view.unsqueeze(-1)) for view in network.norm_views(flat)[layer]]
@@ -113,12 +112,13 @@ class _BatchNormalized(_Normalized):
     """Units standardised over the rows of the batch (Ioffe and Szegedy, 2015), rows counting by their weight."""
 
     def __init__(self, network: StackedMLP, layer: int, units: Tensor) -> None:
-        super().__init__(network, layer, units, -1)
+        super().__init__(network, layer, units)
         self._running_mean, self._running_variance = (
             lean(view.unsqueeze(-1)) for view in network.running_views()[layer]
         )
         self._shares = units.new_tensor(1 / units.shape[-1])
-        self._total = units.new_tensor(units.shape[-1])
+        # Made once: a copy from the host could not be captured in a CUDA graph.
+        self._total = self._all_rows = units.new_tensor(units.shape[-1])
 
     def weigh(self, shares: Tensor, total: Tensor) -> None:
         """Take the weights of the coming batch: each row's share, and their sum, network by network."""
@@ -140,7 +140,7 @@ class _BatchNormalized(_Normalized):
     def _n_rows(self) -> Tensor:
         """Rows that count."""
         if self._shares.ndim == 0:
-            return self._total.new_tensor(self._standardised.shape[-1])
+            return self._all_rows
         return (self._shares > 0).sum(-1, keepdim=True)
 
     def backprop_(self, delta: Tensor, units: Tensor) -> None:
@@ -151,9 +151,6 @@ class _BatchNormalized(_Normalized):
 
 class _LayerNormalized(_Normalized):
     """Rows standardised over the units of the layer (Ba, Kiros and Hinton, 2016)."""
-
-    def __init__(self, network: StackedMLP, layer: int, units: Tensor) -> None:
-        super().__init__(network, layer, units, -2)
 
     def apply_(self, units: Tensor) -> Tensor:
         centred = torch.sub(units, units.mean(-2, keepdim=True), out=self._standardised)
@@ -184,7 +181,7 @@ class _Chain:
             part.backprop_(delta, units)
 
 
-_NORMALIZATIONS: dict[str | None, type[_BatchNormalized | _LayerNormalized]] = {
+_NORMALIZATIONS: dict[str, type[_BatchNormalized | _LayerNormalized]] = {
     "batch": _BatchNormalized,
     "layer": _LayerNormalized,
 }

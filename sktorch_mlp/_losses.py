@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-from ._activations import identity
+from ._activations import function_key
 
 #: scikit-learn's names of the output activations; each works in place on unit-major logits
 OUTPUT_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -261,7 +261,7 @@ class QuantileLoss(_MeanLoss):
     def differentiate_(self, residuals: Tensor) -> None:
         # sign / 2 + (1 / 2 - quantile), and 0 where there is no error
         sign = residuals.sign()
-        torch.addcmul(sign / 2, sign.abs(), sign.new_tensor(0.5 - self.quantile), out=residuals)
+        torch.add(sign / 2, sign.abs(), alpha=0.5 - self.quantile, out=residuals)
 
 
 class CallableLoss(Loss):
@@ -287,7 +287,7 @@ class CallableLoss(Loss):
         self.out_activation = own.out_activation
 
     def kind(self) -> tuple[Hashable, ...]:
-        return *super().kind(), identity(self._function), self._own.kind(), self._weighted
+        return *super().kind(), function_key(self._function), self._own.kind(), self._weighted
 
     def to_delta_(self, predictions: Tensor, targets: Tensor, terms: Tensor) -> None:
         n_rows = predictions.shape[-1]

@@ -8,13 +8,14 @@ and softmaxes over units are then several times cheaper than row by row.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ._activations import ActivationLike, activation, identity
+from ._activations import ActivationLike, activation, function_key
 from ._arrays import as_tensor
 
 #: What a normalization adds to a variance, PyTorch's default.
@@ -91,6 +92,32 @@ def _in_bits(rate: float) -> int:
 
 def _by_network(tensor: Tensor) -> Sequence[Tensor]:
     return [tensor] if tensor.ndim == 2 else tensor.unbind(0)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What a network is made of; the fields are those of `StackedMLP`."""
+
+    layer_units: tuple[int, ...]
+    activations: tuple[ActivationLike, ...]
+    normalization: str | None = None
+    sparse_input: bool = False
+    in_bfloat16: bool = False
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
+
+    def make(self, n_networks: int = 1) -> StackedMLP:
+        """A stack of such networks, with zeros for weights."""
+        return StackedMLP(
+            self.layer_units,
+            self.activations,
+            n_networks,
+            normalization=self.normalization,
+            sparse_input=self.sparse_input,
+            in_bfloat16=self.in_bfloat16,
+            dtype=self.dtype,
+            device=self.device,
+        )
 
 
 class StackedMLP(nn.Module):
@@ -176,6 +203,14 @@ class StackedMLP(nn.Module):
         return self.flat.grad
 
     @property
+    def spec(self) -> NetworkSpec:
+        """What others of its shape are made of."""
+        tensor = self.flat.dtype, self.flat.device
+        return NetworkSpec(
+            self.layer_units, self.activations, self.normalization, self.sparse_input, self.in_bfloat16, *tensor
+        )
+
+    @property
     def can_be_captured(self) -> bool:
         """Whether its training steps can be recorded for a GPU: they draw nothing, and take no gradient by autograd."""
         return self.dropout is None and all(isinstance(like, str) for like in self.activations)
@@ -183,16 +218,7 @@ class StackedMLP(nn.Module):
     def kind(self) -> Hashable:
         """Networks of equal kind can be networks of one stack."""
         dropout = None if self.dropout is None else tuple(map(self.dropout.is_on, range(len(self.activations))))
-        precision = self.flat.dtype, self.in_bfloat16
-        return (
-            self.layer_units,
-            tuple(map(identity, self.activations)),
-            self.normalization,
-            dropout,
-            self.sparse_input,
-            precision,
-            self.flat.device,
-        )
+        return replace(self.spec, activations=()), tuple(map(function_key, self.activations)), dropout
 
     def views(self, flat: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """Each layer's coefficients and intercepts, as views.
@@ -305,15 +331,7 @@ class StackedMLP(nn.Module):
 
     def single(self, network: int) -> StackedMLP:
         """A copy of one network, as a stack of one, without its dropout."""
-        own = StackedMLP(
-            self.layer_units,
-            self.activations,
-            normalization=self.normalization,
-            sparse_input=self.sparse_input,
-            in_bfloat16=self.in_bfloat16,
-            dtype=self.flat.dtype,
-            device=self.flat.device,
-        )
+        own = self.spec.make()
         own.load_state(0, self.state(network))
         return own
 

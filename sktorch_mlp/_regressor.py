@@ -29,7 +29,7 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
     """Multilayer perceptron regressor with scikit-learn's interface and numbers, trained by PyTorch.
 
     Takes the place of `sklearn.neural_network.MLPRegressor`: same parameters, in the same
-    order, then `device` and `dtype`.
+    order, then those that it lacks.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
     shuffle : bool, default=True
         Whether to shuffle the rows before each epoch. Not used by lbfgs.
     random_state : int, RandomState instance or None, default=None
-        Source of the initial weights, the validation split and the order of rows. With
+        Source of the initial weights, the validation split, the order of rows and the masks of dropout. With
         an int or an instance numpy's and PyTorch's global states are left alone; None
         draws from numpy's, as everywhere in scikit-learn.
     tol : float, default=1e-4
@@ -93,13 +93,13 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
         more than `n_iter_no_change` epochs, and to keep the weights of the best epoch.
         Otherwise training stops on a plateau of the training loss. Not used by lbfgs.
     validation_fraction : float, default=0.1
-        Share of rows set aside for early stopping without `X_val`; stratified for binary targets.
+        Share of rows set aside for early stopping without `X_val`.
     beta_1, beta_2 : float, default=0.9, 0.999
-        Decay rates of adam's moments, in [0, 1).
+        Decay rates of the moments of adam and adamw, in [0, 1).
     epsilon : float, default=1e-8
-        Added to adam's denominator.
+        Added to the denominator of adam and adamw.
     n_iter_no_change : int or inf, default=10
-        Epochs without improvement after which sgd and adam stop.
+        Epochs without improvement after which the stochastic solvers stop.
     max_fun : int, default=15000
         Most evaluations of the loss by lbfgs.
     device : str or torch.device, default='auto'
@@ -126,13 +126,14 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
         'he_uniform', 'he_normal', 'lecun_normal' or 'orthogonal' as `torch.nn.init` has
         them, or normal with the given standard deviation, all with intercepts of zero; or
         'torch', the default of `torch.nn.Linear`.
-    weight_decay : float, default=0.01
-        Decoupled decay of adamw: at each step weights, but not intercepts, shrink by
+    weight_decay : float or 'auto', default='auto'
+        Decoupled decay of adamw, 0.01 if "auto": at each step weights, but not intercepts, shrink by
         ``learning_rate * weight_decay``. `alpha` acts as well; set it to 0 for the decay
         alone. Not for other solvers.
     solver_params : dict or None, default=None
         What a class given as `solver` takes beside parameters and ``lr``, such as
-        ``{"weight_decay": 1e-4}``.
+        ``{"momentum": 0.9, "weight_decay": 1e-4}``. `momentum`, `beta_1` and so on are not
+        passed to it.
     warmup_fraction : float or 'auto', default='auto'
         Share of `max_iter` in which "cosine" and "one_cycle" rise, batch by batch. "auto" is
         none for "cosine" and 0.3 for "one_cycle".
@@ -141,7 +142,8 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
         each step, as by `torch.nn.utils.clip_grad_norm_`. Not for lbfgs.
     scoring : str, callable or None, default=None
         What judges validation rows: None for R², "loss" for the loss (negated),
-        or the name of a scorer or a scorer of scikit-learn's.
+        or the name of a scorer or a scorer of scikit-learn's. Without validation rows
+        nothing is scored.
     callbacks : list of skorch callbacks or None, default=None
         Instances, classes, or ``(name, callback)`` pairs; see the guide. scikit-learn's
         callbacks are set by `set_callbacks`. Not for lbfgs.
@@ -163,7 +165,7 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
     loss_ : float
         Loss of the last epoch, penalty included.
     loss_curve_ : list of float
-        Loss of each epoch; sgd and adam only.
+        Loss of each epoch; not for lbfgs.
     best_loss_ : float or None
         Least loss of an epoch; None with early stopping.
     validation_scores_ : list of float or None
@@ -173,10 +175,10 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
     best_validation_score_ : float or None
         Best of the scores; early stopping only.
     best_n_iter_ : int or None
-        Epoch whose weights were kept, counted from 1; early stopping only.
+        Epoch of the best score, counted from 1; early stopping only.
     history_ : list of dict
-        One record an epoch: epoch, loss, validation_loss, validation_score, learning_rate,
-        seconds. ``pandas.DataFrame(model.history_)`` is a table of it.
+        One record an epoch, or iteration of lbfgs: epoch, loss (penalty included),
+        validation_loss (without), validation_score, learning_rate, seconds. ``pandas.DataFrame(model.history_)`` is a table of it.
     n_iter_ : int
         Epochs (or iterations of lbfgs) of the last fit.
     t_ : int
@@ -202,7 +204,7 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
     On the CPU, with the same `random_state` and data, losses, weights and predictions are
     those of `sklearn.neural_network.MLPRegressor` up to rounding, and `n_iter_` is the
     same. With several outputs the squared error is reported as the mean over outputs but
-    descended as their sum, as in scikit-learn. Initial weights are uniform after [3]_. A loss that is no longer finite raises
+    descended as their sum, as in scikit-learn. By default initial weights are uniform after [3]_. A loss that is no longer finite raises
     `ValueError` with the epoch; with early stopping the best epoch before is kept, with a
     warning.
 
@@ -275,49 +277,47 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
         dropout=0.0,
         normalization=None,
         weight_init="auto",
-        weight_decay=0.01,
+        weight_decay="auto",
         solver_params=None,
         warmup_fraction="auto",
         gradient_clip_norm=None,
         scoring=None,
         callbacks=None,
     ):
-        super().__init__(
-            hidden_layer_sizes,
-            activation,
-            solver=solver,
-            alpha=alpha,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            learning_rate_init=learning_rate_init,
-            power_t=power_t,
-            max_iter=max_iter,
-            shuffle=shuffle,
-            random_state=random_state,
-            tol=tol,
-            verbose=verbose,
-            warm_start=warm_start,
-            momentum=momentum,
-            nesterovs_momentum=nesterovs_momentum,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            n_iter_no_change=n_iter_no_change,
-            max_fun=max_fun,
-            device=device,
-            dtype=dtype,
-            dropout=dropout,
-            normalization=normalization,
-            weight_init=weight_init,
-            weight_decay=weight_decay,
-            solver_params=solver_params,
-            warmup_fraction=warmup_fraction,
-            gradient_clip_norm=gradient_clip_norm,
-            scoring=scoring,
-            callbacks=callbacks,
-        )
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+        self.device = device
+        self.dtype = dtype
+        self.dropout = dropout
+        self.normalization = normalization
+        self.weight_init = weight_init
+        self.weight_decay = weight_decay
+        self.solver_params = solver_params
+        self.warmup_fraction = warmup_fraction
+        self.gradient_clip_norm = gradient_clip_norm
+        self.scoring = scoring
+        self.callbacks = callbacks
         self.loss = loss
         self.quantile = quantile
 
@@ -394,7 +394,7 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
         X_val, y_val, sample_weight_val : default=None
             Validation data as in `fit`; required with ``early_stopping=True``. Nothing is
             stopped or restored between calls: compare `best_n_iter_` with the length of
-            `validation_scores_`.
+            `loss_curve_`.
 
         Returns
         -------

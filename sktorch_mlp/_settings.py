@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.metrics import get_scorer
-from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils._param_validation import InvalidParameterError
 
 from ._activations import ActivationLike, check_activations
@@ -18,9 +16,6 @@ from ._initialisation import WEIGHT_INITS
 from ._network import per_hidden_layer
 from ._schedules import Adaptive, Cosine, InverseScaling, OneCycle, Schedule
 from ._solvers import SGD, Adam, AdamW, Solver, TorchOptimizer
-
-#: the default of `weight_decay`, which is not to be set for solvers that have no use for it
-WEIGHT_DECAY = 0.01
 
 
 def hidden_layer_sizes(estimator: Any) -> list[int]:
@@ -87,7 +82,29 @@ def _is_std(value: Any) -> bool:
     return isinstance(value, Real) and 0 < float(value) < math.inf
 
 
-def check_combinations(estimator: Any) -> None:
+class Settings(NamedTuple):
+    """Parameters that make the network, checked."""
+
+    hidden_layer_sizes: list[int]
+    activations: tuple[ActivationLike, ...]
+    dropout: tuple[float, ...]
+    weight_init: str | tuple[str, float]
+
+
+def check(estimator: Any) -> Settings:
+    """Check all that the declared constraints of parameters do not.
+
+    Raises
+    ------
+    ValueError, TypeError
+    """
+    _check_combinations(estimator)
+    sizes = hidden_layer_sizes(estimator)
+    n_hidden = len(sizes)
+    return Settings(sizes, activations(estimator, n_hidden), dropout_rates(estimator, n_hidden), weight_init(estimator))
+
+
+def _check_combinations(estimator: Any) -> None:
     """Raise where a parameter would have no effect that its user counts on.
 
     Raises
@@ -102,9 +119,14 @@ def check_combinations(estimator: Any) -> None:
             f"solver_params={estimator.solver_params!r} are for a class of torch.optim, but solver is "
             f"{estimator.solver!r}. Its settings have parameters of their own."
         )
-    if estimator.weight_decay != WEIGHT_DECAY and estimator.solver != "adamw":
+    if estimator.weight_decay != "auto" and estimator.solver != "adamw":
         other = "solver_params={'weight_decay': ...}" if uses_class else "alpha, or solver='adamw'"
         raise ValueError(f"weight_decay={estimator.weight_decay!r} is for solver='adamw' alone. Use {other}.")
+    if estimator.warmup_fraction != "auto" and not follows_plan(estimator):
+        raise ValueError(
+            f"warmup_fraction={estimator.warmup_fraction!r} is for learning_rate='cosine' or 'one_cycle', not "
+            f"{estimator.learning_rate!r}."
+        )
     if isinstance(estimator.scoring, str) and estimator.scoring != "loss":
         get_scorer(estimator.scoring)  # unknown names are errors also where nothing is scored
     if isinstance(estimator.loss, type):
@@ -134,8 +156,9 @@ def _check_optimizer_class(estimator: Any) -> None:
         raise ValueError(f"solver={solver.__name__} cannot be used. Use solver='lbfgs' or another class.")
     if "lr" in params:
         raise ValueError("Give the learning rate as learning_rate_init, not as solver_params['lr'].")
+    weight_and_bias = [torch.nn.Parameter(torch.zeros(1, 1)), torch.nn.Parameter(torch.zeros(1))]
     try:
-        solver([torch.nn.Parameter(torch.zeros(1, 1))], lr=estimator.learning_rate_init, **params)
+        solver(weight_and_bias, lr=estimator.learning_rate_init, **params)
     except TypeError as error:
         raise ValueError(f"solver_params={params!r} do not suit {solver.__name__}: {error}") from error
 
@@ -177,16 +200,8 @@ def new_solver(estimator: Any, schedule: Schedule) -> Solver:
         return SGD([schedule], [estimator.momentum], estimator.nesterovs_momentum)
     settings = [estimator.beta_1], [estimator.beta_2], [estimator.epsilon]
     if estimator.solver == "adamw":
-        return AdamW([schedule], *settings, [estimator.weight_decay])
+        return AdamW([schedule], *settings, [0.01 if estimator.weight_decay == "auto" else estimator.weight_decay])
     return Adam([schedule], *settings)
-
-
-def takes(function: Any, parameter: str) -> bool:
-    """Whether a function can be called with this keyword; of a scorer of scikit-learn's it is assumed."""
-    if isinstance(function, _BaseScorer):
-        return True
-    parameters = inspect.signature(function).parameters.values()
-    return any(p.name == parameter or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def follows_plan(estimator: Any) -> bool:

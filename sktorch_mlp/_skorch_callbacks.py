@@ -52,6 +52,11 @@ class _Optimizer(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> Any:
         """Nothing is left to be done."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the parameters, which pickled schedulers would bring along."""
+        state = super().__getstate__()
+        return state | {"param_groups": [group | {"params": []} for group in state["param_groups"]]}
+
 
 class _TrainedByUs:
     """A net whose module is trained already, and whose only callback of its own is a clock."""
@@ -143,7 +148,7 @@ class SkorchObserver:
             verbose=int(verbose),
             device=str(network.flat.device),
         ).initialize()
-        self._schedule: _Followed | None = None
+        self._frozen: list[tuple[Tensor, Tensor]] = []
         self._uses_batches = any(
             _uses(cb, "on_batch_begin", "on_batch_end", "on_grad_computed") for cb in self._callbacks
         )
@@ -161,8 +166,7 @@ class SkorchObserver:
 
     def follow(self, schedule: Schedule) -> Schedule:
         """A schedule that lets callbacks change the learning rate."""
-        self._schedule = _Followed(schedule, self.net.optimizer_)
-        return self._schedule
+        return _Followed(schedule, self.net.optimizer_)
 
     def begin(self) -> None:
         """The fit begins."""
@@ -183,15 +187,15 @@ class SkorchObserver:
         self._begin_batch()
 
     def gradient_is_there(self) -> None:
-        """Let callbacks change the gradient; frozen parameters have none."""
-        for parameter in self.net.module_.parameters():
-            if not parameter.requires_grad:
-                parameter.grad.zero_()
+        """Let callbacks change the gradient."""
+        self._frozen = [(p, p.detach().clone()) for p in self.net.module_.parameters() if not p.requires_grad]
         parameters = list(self.net.module_.named_parameters())
         self.net.notify("on_grad_computed", named_parameters=parameters, batch=self._batch, training=True)
 
     def batch_ends(self, outputs: Tensor, losses: Tensor) -> None:
-        """A step has been taken."""
+        """A step has been taken; frozen parameters come back, whatever solver and penalty have done to them."""
+        for parameter, value in self._frozen:
+            parameter.data.copy_(value)
         logits = outputs if self._loss.of_logits else _INVERSES[self._loss.out_activation](outputs)
         self._end_batch(self._batch, "train", logits.T, losses.mean())
         self._begin_batch()
@@ -222,8 +226,8 @@ class SkorchObserver:
             y_pred = self.net.evaluation_step(self._validation_batch)
             self._end_batch(self._validation_batch, "valid", y_pred, torch.tensor(progress.validation_losses[-1]))
         _record(history, "train_loss", progress.loss_curve, min)
-        history.record("lr", progress.learning_rates[-1])
-        if progress.validation_losses:
+        history.record("lr", progress.records[-1]["learning_rate"])
+        if self._validation is not None:
             _record(history, "valid_loss", progress.validation_losses, min)
             _record(history, "valid_score", progress.validation_scores, max)
         try:
@@ -232,7 +236,7 @@ class SkorchObserver:
             return True
         finally:
             row = {name: value for name, value in history[-1].items() if name not in _KNOWN}
-            progress.notes[len(progress.loss_curve)] = {
+            progress.records[-1] |= {
                 name: value for name, value in row.items() if not name.endswith(("_best", "_batch_count"))
             }
         return False

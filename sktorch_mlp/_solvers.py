@@ -379,6 +379,14 @@ class TorchOptimizer(Solver):
         if state is not None:
             self._optimizer.load_state_dict(state)
 
+    def state(self, network: int) -> dict[str, Any]:
+        return super().state(network) | {"optimizer_state": copy.deepcopy(self._state_dict())}
+
+    def restore(self, states: Sequence[dict[str, Any]]) -> None:
+        super().restore(states)
+        self.optimizer_state = states[0]["optimizer_state"]
+        self.__dict__.pop("_optimizer", None)
+
     def _state_dict(self) -> dict[str, Any] | None:
         optimizer = getattr(self, "_optimizer", None)
         return self.optimizer_state if optimizer is None else optimizer.state_dict()
@@ -444,7 +452,7 @@ def minimize_lbfgs(
     max_iter: int,
     max_fun: int,
     tol: float,
-    on_iteration: Callable[[np.ndarray], bool] | None = None,
+    on_iteration: Callable[[np.ndarray, float], bool] = lambda x, value: False,
 ) -> scipy.optimize.OptimizeResult:
     """Minimise an objective that gives its value and gradient, with scikit-learn's options.
 
@@ -457,8 +465,8 @@ def minimize_lbfgs(
         Most iterations and most evaluations.
     tol : float
         Largest component of the projected gradient at which to stop.
-    on_iteration : callable, default=None
-        ``on_iteration(x)`` is called after each iteration; True to stop.
+    on_iteration : callable, default=nothing
+        ``on_iteration(x, value)`` is called after each iteration; True to stop.
 
     Returns
     -------
@@ -469,7 +477,7 @@ def minimize_lbfgs(
 
     def remember(intermediate_result: scipy.optimize.OptimizeResult) -> None:
         reached.update(x=intermediate_result.x.copy(), fun=intermediate_result.fun, nit=reached.nit + 1)
-        if on_iteration is not None and on_iteration(reached.x):
+        if on_iteration(reached.x, float(reached.fun)):
             raise StopIteration
 
     options = {"maxiter": max_iter, "maxfun": max_fun, "gtol": tol}

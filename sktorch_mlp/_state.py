@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from ._device import is_available
 from ._network import NORM_NAMES, Dropout, StackedMLP
 from ._solvers import Solver
 from ._training import DivergenceError, Progress
@@ -94,7 +95,7 @@ class FitState:
     def unchanged_by_errors(self) -> Iterator[None]:
         """Leave a model that was good before a failing fit as it was."""
         parameters, solver, mark = self.network.state(0), self.solver, self.progress.mark()
-        solver_state = None if solver is None or solver.kind() is None else solver.state(0)
+        solver_state = None if solver is None else solver.state(0)
         rewind_dropout = None if self.network.dropout is None else self.network.dropout.mark()
         try:
             yield
@@ -119,8 +120,7 @@ class FitState:
         vars(self).update(state)
         if self.generator is not None:
             device, stream = state["generator"]
-            is_here = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_available())
-            self.generator = torch.Generator(device) if is_here else None
+            self.generator = torch.Generator(device) if is_available(device) else None
             if self.generator is not None:
                 self.generator.set_state(torch.from_numpy(stream))
 

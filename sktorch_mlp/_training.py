@@ -58,13 +58,15 @@ class Progress:
 
     Attributes
     ----------
-    loss_curve, validation_losses, validation_scores, learning_rates, seconds : list of float
-        One number an epoch; the validation's are empty where there are no validation rows.
+    records : list of dict
+        What is known of each epoch, those of earlier fits included.
+    loss_curve : list of float
+        One number an epoch.
+    validation_losses, validation_scores : list of float
+        One number for each epoch with validation rows.
     best_loss, best_validation_score : float
     best_n_iter : int
         Epoch of the best score, counted from the first fit on.
-    notes : dict of dict
-        What callbacks have added to the record of an epoch, counted from 1.
     n_epochs_no_change : int
         Epochs in a row without improvement by `tol`.
     n_iter : int
@@ -75,15 +77,13 @@ class Progress:
         "running"; then "converged", "max_iter", "stopped", "interrupted" or "diverged".
     """
 
+    records: list[dict[str, Any]] = field(default_factory=list)
     loss_curve: list[float] = field(default_factory=list)
     validation_losses: list[float] = field(default_factory=list)
     validation_scores: list[float] = field(default_factory=list)
-    learning_rates: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
     best_loss: float = math.inf
     best_validation_score: float = -math.inf
     best_n_iter: int = 0
-    notes: dict[int, dict[str, Any]] = field(default_factory=dict)
     n_epochs_no_change: int = 0
     n_iter: int = 0
     n_rows_seen: int = 0
@@ -95,8 +95,8 @@ class Progress:
 
     def snapshot(self) -> Progress:
         """A copy that training does not change."""
-        lists: dict[str, Any] = {name: [*values] for name, values in vars(self).items() if isinstance(values, list)}
-        return replace(self, **lists)
+        copies: dict[str, Any] = {name: [*values] for name, values in vars(self).items() if isinstance(values, list)}
+        return replace(self, **copies | {"records": [dict(record) for record in self.records]})
 
     def rewind(self, mark: tuple[Progress, dict[str, int]]) -> None:
         """Go back to a mark."""
@@ -104,22 +104,6 @@ class Progress:
         for name, length in lengths.items():
             del getattr(self, name)[length:]
         vars(self).update(vars(before))
-
-    def records(self) -> list[dict[str, Any]]:
-        """All epochs, one record each."""
-        columns = {
-            "loss": self.loss_curve,
-            "validation_loss": self.validation_losses,
-            "validation_score": self.validation_scores,
-            "learning_rate": self.learning_rates,
-            "seconds": self.seconds,
-        }
-        n_epochs = len(self.loss_curve)
-        whole = {name: values for name, values in columns.items() if len(values) == n_epochs}
-        return [
-            {"epoch": epoch, **dict(zip(whole, values, strict=True)), **self.notes.get(epoch, {})}
-            for epoch, values in enumerate(zip(*whole.values(), strict=True), start=1)
-        ]
 
     def follow_loss(self, tol: float) -> None:
         """Count the last epoch as an improvement, or not, by its training loss."""
@@ -132,7 +116,7 @@ class Progress:
         score, best = self.validation_scores[-1], self.best_validation_score
         self.n_epochs_no_change = self.n_epochs_no_change + 1 if score < best + tol else 0
         if score > best:
-            self.best_validation_score, self.best_n_iter = score, len(self.validation_scores)
+            self.best_validation_score, self.best_n_iter = score, len(self.records)
         return score > best
 
 
@@ -365,15 +349,20 @@ class Trainer:
         return total.reshape(-1).tolist()
 
 
+#: Rows validated at a time.
+_VALIDATION_ROWS = 2**14
+
+
 class Validator:
     """Judges a stack on the validation rows, each network on its own."""
 
     def __init__(self, network: StackedMLP, loss: Loss, samples: Samples, options: Sequence[TrainingOptions]) -> None:
         rows, target_rows = samples.stack(samples.indices)
         self._network, self._loss, self._options = network, loss, options
-        self._forward = ForwardPass(network, "identity", rows.shape[-1])
+        blocks = rows.split(_VALIDATION_ROWS, -1)
+        forwards = {n: ForwardPass(network, "identity", n) for n in {block.shape[-1] for block in blocks}}
+        self._blocks = [(forwards[block.shape[-1]], samples.rows.take(block)) for block in blocks]
         self._activate_ = OUTPUT_ACTIVATIONS[loss.out_activation]
-        self._batch = samples.rows.take(rows)
         self._targets = samples.take_targets(target_rows)
         self._terms = self._targets.new_empty((*rows.shape[:-1], 1, rows.shape[-1]), dtype=samples.rows.dtype)
         self._weights = None
@@ -387,7 +376,7 @@ class Validator:
 
     def __call__(self) -> list[tuple[float, float]]:
         """Each network's score and loss; nan where a prediction is not finite."""
-        logits = self._forward(self._batch)
+        logits = self._logits()
         predictions = self._activate_(logits.clone() if self._loss.of_logits else logits)
         own_scores = self._loss.score(predictions, self._targets, self._weights)
         self._loss.to_delta_(logits, self._targets, self._terms)  # for the terms
@@ -398,6 +387,12 @@ class Validator:
             (self._score(k, own_score, loss), loss)
             for k, (own_score, loss) in enumerate(zip(scores, losses, strict=True))
         ]
+
+    def _logits(self) -> Tensor:
+        if len(self._blocks) == 1:
+            ((forward, batch),) = self._blocks
+            return forward(batch)
+        return torch.cat([forward(batch).clone() for forward, batch in self._blocks], -1)
 
     def _score(self, k: int, own_score: float, loss: float) -> float:
         options = self._options[k]
@@ -519,8 +514,8 @@ class _Stack:
         p.n_iter += 1
         p.n_rows_seen += len(self.data.train.indices[i])
         p.loss_curve.append(loss)
-        p.learning_rates.append(schedule.learning_rate)
-        p.seconds.append(seconds)
+        rate = schedule.learning_rate
+        p.records.append({"epoch": len(p.records) + 1, "loss": loss, "learning_rate": rate, "seconds": seconds})
         if options.verbose:
             self._log(i, f"Iteration {p.n_iter}, loss = {loss:.8f}")
 
@@ -528,6 +523,7 @@ class _Stack:
         p = self.progress[i]
         p.validation_scores.append(score)
         p.validation_losses.append(loss)
+        p.records[-1] |= {"validation_loss": loss, "validation_score": score}
         if self.options[i].verbose:
             self._log(i, f"Validation score: {score:f}")
 
@@ -623,13 +619,14 @@ def train_lbfgs(
     loss: Loss,
     data: TrainingData,
     options: TrainingOptions,
+    progress: Progress,
     *,
     max_fun: int,
     observer: Observer | None = None,
 ) -> scipy.optimize.OptimizeResult:
     """Minimise the loss of one network over all rows with L-BFGS; parameters change in place.
 
-    To an observer an iteration is an epoch.
+    An iteration is recorded, and told an observer, as an epoch is.
 
     Returns
     -------
@@ -646,16 +643,21 @@ def train_lbfgs(
         (value,) = trainer.run_epoch()
         return value, network.grad[0].to("cpu", torch.float64, copy=True).numpy()
 
-    def end_iteration(x: np.ndarray) -> bool:
-        assert observer is not None
+    began = time.perf_counter()
+
+    def end_iteration(x: np.ndarray, value: float) -> bool:
+        nonlocal began
+        seconds, began = time.perf_counter() - began, time.perf_counter()
+        progress.records.append({"epoch": len(progress.records) + 1, "loss": value, "seconds": seconds})
+        if observer is None:
+            return False
         observer.epoch_begins()
         parameters.copy_(torch.from_numpy(x))
         return observer.epoch_ends(network, 0)
 
     start = parameters.to("cpu", torch.float64, copy=True).numpy()
-    on_iteration = None if observer is None else end_iteration
     result = minimize_lbfgs(
-        objective, start, max_iter=options.max_iter, max_fun=max_fun, tol=options.tol, on_iteration=on_iteration
+        objective, start, max_iter=options.max_iter, max_fun=max_fun, tol=options.tol, on_iteration=end_iteration
     )
     parameters.copy_(torch.from_numpy(result.x))
     return result
