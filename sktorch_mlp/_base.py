@@ -40,11 +40,12 @@ from ._losses import CallableLoss, Loss
 from ._meeting import train_fit
 from ._network import NetworkSpec, StackedMLP, per_hidden_layer, sequential
 from ._observers import Observers
+from ._progress import DivergenceError, Progress, TrainingOptions
 from ._rows import Rows
 from ._sklearn_callbacks import TaskObserver
 from ._stacking import Fit
 from ._state import FitState
-from ._training import DivergenceError, Progress, TrainingOptions, train_lbfgs
+from ._training import train_lbfgs
 
 _Warnings = list[tuple[str, type[Warning]]]
 #: The fitted attributes of the k-th network of a stack in training.

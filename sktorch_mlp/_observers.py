@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 from ._network import StackedMLP
+from ._progress import BatchHooks, Observer
 from ._schedules import Schedule
-from ._training import BatchHooks, Observer
+
+
+class FitObserver(Observer, Protocol):
+    """An observer of training that is also told what comes before and after."""
+
+    def follow(self, schedule: Schedule) -> Schedule:
+        """The schedule, or what is to take its place."""
+        ...
+
+    def begin(self) -> None:
+        """The fit begins."""
+
+    def training_ends(self) -> None:
+        """Training is over; the network may still be changed."""
+
+    def end(self) -> None:
+        """The fit is done, and the estimator is fitted."""
 
 
 class Observers:
     """Observers of one fit, told one after the other."""
 
     def __init__(self) -> None:
-        self._observers: list[Any] = []
+        self._observers: list[FitObserver] = []
 
-    def add(self, observer: Any) -> None:
+    def add(self, observer: FitObserver) -> None:
         """Let another one watch."""
         self._observers.append(observer)
 

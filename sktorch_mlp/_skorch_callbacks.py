@@ -22,8 +22,8 @@ from torch.utils.data import Subset
 from ._data import Samples, TrainingData
 from ._losses import Loss
 from ._network import StackedMLP, sequential
+from ._progress import BatchHooks, Progress
 from ._schedules import Schedule
-from ._training import BatchHooks, Progress
 
 #: skorch's net and criterion, and what makes predictions of logits, by output activation
 _NETS: dict[str, tuple[type[NeuralNet], type[nn.Module], Any]] = {

@@ -12,8 +12,9 @@ import torch
 from ._data import Shuffler, TrainingData, join_data, number_distinct
 from ._losses import Loss
 from ._network import StackedMLP
+from ._progress import Observer, Progress, TrainingOptions
 from ._solvers import Solver
-from ._training import Observer, Progress, TrainingOptions, train
+from ._training import train
 
 #: Bytes that the steps of a stack work on: on a CPU what stays in its cache.
 _BUDGETS = {"cpu": 2**23, "mps": 2**30}

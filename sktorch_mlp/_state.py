@@ -13,8 +13,8 @@ import torch
 
 from ._device import is_available
 from ._network import NORM_NAMES, Dropout, StackedMLP
+from ._progress import DivergenceError, Progress
 from ._solvers import Solver
-from ._training import DivergenceError, Progress
 
 Made = TypeVar("Made")
 
