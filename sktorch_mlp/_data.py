@@ -301,8 +301,6 @@ class Segment:
         Whether rows count differently, for their weights or because some are missing.
     reweighs : bool
         Whether each `load` changes `scales` and `totals`.
-    row_parts : sequence of Tensor of shape ([n_networks,] n_rows_of_batch)
-        Which rows of X each mini-batch has.
     targets : Tensor of shape (..., n_targets, n_rows)
     target_parts : sequence of Tensor of shape (..., n_targets, n_rows_of_batch)
     scales : sequence of Tensor, 0-d or of shape (..., 1, n_rows_of_batch)
@@ -318,7 +316,6 @@ class Segment:
         like = torch.empty(0, dtype=samples.rows.dtype, device=samples.rows.device)
         self._samples, self.sizes, self.loaded_once = samples, sizes, False
         self._rows = lean(torch.zeros(n_networks, n_rows, dtype=torch.int64, device=like.device))
-        self.row_parts = self._rows.split(sizes, -1)
         self._gathered = samples.targets.new_empty(len(samples.targets), n_networks * n_rows)
         self.targets = self._gathered.unflatten(-1, self._rows.shape).movedim(0, -2)
         self.target_parts = self.targets.split(sizes, -1)
@@ -360,10 +357,11 @@ class Segment:
         ZeroDivisionError
             If the weights of a mini-batch sum to zero.
         """
-        self._rows.copy_(rows)
         if once:
-            self._batches, self.loaded_once = [self._samples.rows.take(rows)], True
+            self._rows, self.loaded_once = rows, True
+            self._batches = [self._samples.rows.take(rows)]
         else:
+            self._rows.copy_(rows)
             self._loads = self._loads or self._samples.rows.loads(self._rows, self.sizes)
         torch.index_select(self._samples.targets, -1, target_rows.flatten(), out=self._gathered)
         if self._samples.weights is not None:
@@ -384,6 +382,11 @@ class Segment:
             )
         scales = torch.div(by_batch, self.totals.mT.unsqueeze(-1), out=self._scales.view_as(by_batch))
         torch.mul(scales, self.shares.mT.unsqueeze(-1), out=self._slot_shares.view_as(by_batch))
+
+    @property
+    def row_parts(self) -> Sequence[Tensor]:
+        """Which rows of X each mini-batch has, of shape ([n_networks,] n_rows_of_batch)."""
+        return self._rows.split(self.sizes, -1)
 
     def batches(self) -> Iterator[Batch]:
         """The mini-batches; each is valid until the next is taken."""

@@ -184,9 +184,10 @@ class StackedMLP(nn.Module):
         self._norm_slices = [slice(start, start + n) for start, n in zip(starts[:-1], hidden_units, strict=True)]
         self._n_plain, self._n_normalized = n_plain, starts[-1]
         flat = torch.zeros(n_networks, n_plain + 2 * starts[-1], dtype=dtype, device=device)
-        flat[:, n_plain : n_plain + starts[-1]] = 1  # scales
         running = flat.new_zeros(n_networks, 2 * starts[-1] if normalization == "batch" else 0)
-        running[:, starts[-1] :] = 1  # variances
+        if normalization is not None:
+            flat[:, n_plain : n_plain + starts[-1]] = 1  # scales
+            running[:, starts[-1] :] = 1  # variances
         self.flat = nn.Parameter(flat)
         self.register_buffer("running", running)
 
@@ -249,6 +250,8 @@ class StackedMLP(nn.Module):
 
     def norm_views(self, flat: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         """Each normalization's scales and shifts, (n_networks, n_units) each, as views of `flat`."""
+        if self.normalization is None:
+            return []
         flat = self.flat if flat is None else flat
         scales, shifts = flat[:, self._n_plain :].split([self._n_normalized] * 2, 1)
         return [(scales[:, units], shifts[:, units]) for units in self._norm_slices]
