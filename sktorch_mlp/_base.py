@@ -490,8 +490,8 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
     def _weight_arrays(self) -> list[np.ndarray]:
         """All arrays that predictions are made of."""
         arrays = [*self.coefs_, *self.intercepts_]
-        if self._norms():  # most have none, and predictions of one row notice a microsecond
-            arrays += [array for norm in self._norms() for array in norm.values()]
+        if norms := self.__dict__.get("normalizations_"):  # most have none, and predictions of one row notice
+            arrays += [array for norm in norms for array in norm.values()]
         return arrays
 
     def _publish(self, state: FitState, loss: Loss) -> None:
@@ -561,11 +561,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
             activations, dropout = per_hidden_layer(self.activation, n_hidden), _settings.dropout_rates(self, n_hidden)
             return sequential([coef.T for coef in coefs], intercepts, activations, norms, dropout).eval()
 
-        return self._state.keep("module", self._made_of(), make)
-
-    def _made_of(self) -> list[object]:
-        """What modules and predictors are made of."""
-        return [*self._weight_arrays(), self.activation, self.dropout]
+        return self._state.keep("module", [*self._weight_arrays(), self.activation, self.dropout], make)
 
     def __setstate__(self, state):
         super().__setstate__(state)
@@ -602,7 +598,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
             return Predictor(coefs, intercepts, activations, self.out_activation_, norms)
 
         views = self.device_.type == "cpu" and dtype == self.coefs_[0].dtype
-        predictor = self._state.keep("predictor", self._made_of(), make) if views else make()
+        predictor = self._state.keep("predictor", [*self._weight_arrays(), self.activation], make) if views else make()
         rows = Rows.of(X, self.device_, dtype)
         with torch.no_grad(), compute_threads(min(len(rows), BLOCK_SIZE) * predictor.n_coefs):
             return predictor(rows).cpu().numpy()

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.datasets import load_diabetes, load_iris
+from sklearn.exceptions import FitFailedWarning
 from sklearn.metrics import f1_score, log_loss
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
@@ -320,3 +321,23 @@ def test_nothing_is_printed_by_default(capsys):
 def test_other_things_are_no_skorch_callbacks(wrong):
     with pytest.raises(TypeError, match=r"skorch's.*set_callbacks"):
         classifier(callbacks=wrong).fit(X, Y)
+
+
+@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
+def test_a_stack_that_is_trained_again_has_each_epoch_once():
+    """A fit fails in the third epoch; its stack is rewound and halved, and callbacks see the others begin anew."""
+
+    class FailsIn(Recorder):
+        def on_fit_task_end(self, estimator, context):
+            if estimator.alpha == 0.2 and context.task_id == 2:
+                raise RuntimeError("in the third epoch")
+            return super().on_fit_task_end(estimator, context)
+
+    recorder = FailsIn()
+    search = GridSearchCV(classifier().set_callbacks(recorder), {"alpha": [0.0, 0.1, 0.2, 0.3]}, cv=2, refit=False)
+    with stacked_fits(), pytest.warns(FitFailedWarning, match="2 fits failed"):
+        search.fit(X, Y)
+    scores = search.cv_results_["mean_test_score"]
+    assert np.isnan(scores).tolist() == [False, False, True, False]
+    assert recorder.calls.count("setup") == recorder.calls.count("teardown") == 8
+    assert sum(call[:3] == ("end", "epoch", 5) for call in recorder.calls) == 6  # those that did not fail
