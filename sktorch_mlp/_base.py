@@ -299,6 +299,9 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         self.__dict__.update(self._progress_attributes(progress))
         return messages
 
+    def _batch_size_of(self, n_rows: int) -> int:
+        return min(200 if self.batch_size == "auto" else int(self.batch_size), n_rows)
+
     def _training_options(
         self, n_rows: int, max_iter: int, scoring: Callable[[StackedMLP, int], float] | None
     ) -> TrainingOptions:
@@ -306,7 +309,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         follows_to_end = _settings.follows_plan(self) and not self.early_stopping
         return TrainingOptions(
             alpha=self.alpha,
-            batch_size=min(200 if self.batch_size == "auto" else int(self.batch_size), n_rows),
+            batch_size=self._batch_size_of(n_rows),
             max_iter=max_iter,
             tol=self.tol,
             n_iter_no_change=math.inf if follows_to_end else self.n_iter_no_change,
@@ -336,7 +339,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         if self.callbacks:
             from ._skorch_callbacks import SkorchObserver  # loads skorch, which only callbacks need
 
-            settings = self.learning_rate_init, bool(self.verbose)
+            settings = self.learning_rate_init, self._batch_size_of(len(data.train.indices[0])), bool(self.verbose)
             observers.add(SkorchObserver(self.callbacks, state.network, loss, data, state.progress, *settings))
         return observers
 
@@ -487,9 +490,9 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
     def _norms(self) -> list[dict[str, np.ndarray]]:
         return getattr(self, "normalizations_", [])
 
-    def _weight_arrays(self) -> list[np.ndarray]:
-        """All arrays that predictions are made of."""
-        arrays = [*self.coefs_, *self.intercepts_]
+    def _weight_arrays(self, *more: object) -> list[Any]:
+        """All arrays that predictions are made of, and more."""
+        arrays = [*self.coefs_, *self.intercepts_, *more]
         if norms := self.__dict__.get("normalizations_"):  # most have none, and predictions of one row notice
             arrays += [array for norm in norms for array in norm.values()]
         return arrays
@@ -536,7 +539,8 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
     def history_(self) -> list[dict[str, float]]:
         """Losses, scores, learning rate and seconds of each epoch, one record each."""
         check_is_fitted(self, "coefs_")
-        return [dict(record) for record in self._state.progress.records]
+        first = ("epoch", "loss", "validation_loss", "validation_score")
+        return [{name: r[name] for name in first if name in r} | r for r in self._state.progress.records]
 
     @property
     def module_(self) -> nn.Sequential:
@@ -561,7 +565,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
             activations, dropout = per_hidden_layer(self.activation, n_hidden), _settings.dropout_rates(self, n_hidden)
             return sequential([coef.T for coef in coefs], intercepts, activations, norms, dropout).eval()
 
-        return self._state.keep("module", [*self._weight_arrays(), self.activation, self.dropout], make)
+        return self._state.keep("module", self._weight_arrays(self.activation, self.dropout), make)
 
     def __setstate__(self, state):
         super().__setstate__(state)
@@ -598,7 +602,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
             return Predictor(coefs, intercepts, activations, self.out_activation_, norms)
 
         views = self.device_.type == "cpu" and dtype == self.coefs_[0].dtype
-        predictor = self._state.keep("predictor", [*self._weight_arrays(), self.activation], make) if views else make()
+        predictor = self._state.keep("predictor", self._weight_arrays(self.activation), make) if views else make()
         rows = Rows.of(X, self.device_, dtype)
         with torch.no_grad(), compute_threads(min(len(rows), BLOCK_SIZE) * predictor.n_coefs):
             return predictor(rows).cpu().numpy()

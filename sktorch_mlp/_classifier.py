@@ -20,6 +20,17 @@ from ._base import BaseMLPTorch
 from ._losses import BinaryLogLoss, LogLoss, Loss, OneClassLogLoss, SoftBinaryLogLoss, SoftLogLoss
 
 
+def _fit_label_binarizer(y: Any) -> LabelBinarizer:
+    """Fit to validated y; to a column of integers at once, as it would otherwise be looked through five times."""
+    binarizer = LabelBinarizer()
+    if y.ndim > 1 or y.dtype.kind not in "iub" or not y.dtype.isnative:
+        return binarizer.fit(y)
+    binarizer.classes_ = np.unique(y)
+    binarizer.y_type_ = "binary" if len(binarizer.classes_) <= 2 else "multiclass"
+    binarizer.sparse_input_ = False
+    return binarizer
+
+
 def _columns(y: Any) -> list[np.ndarray]:
     if y.ndim == 1:
         return [y]
@@ -336,7 +347,7 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
 
     def _learn_targets(self, y: np.ndarray, *, incremental: bool) -> None:
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
-            self._label_binarizer = LabelBinarizer().fit(y)
+            self._label_binarizer = _fit_label_binarizer(y)
             self.classes_ = self._label_binarizer.classes_
         else:
             self._check_known_classes(y)

@@ -300,7 +300,8 @@ class StackedMLP(nn.Module):
 
     def state(self, network: int) -> Tensor:
         """All that one network has learned, as one tensor."""
-        return torch.cat([self.flat[network], self.running[network]]).detach()
+        parameters = self.flat.detach()[network]
+        return torch.cat([parameters, self.running[network]]) if self.running.shape[1] else parameters.clone()
 
     @torch.no_grad()
     def load_state(self, network: int, state: Tensor) -> None:

@@ -113,6 +113,7 @@ class SkorchObserver:
     data : TrainingData
     progress : Progress
     learning_rate : float
+    batch_size : int
     verbose : bool
         Whether callbacks may print.
     """
@@ -127,6 +128,7 @@ class SkorchObserver:
         data: TrainingData,
         progress: Progress,
         learning_rate: float,
+        batch_size: int,
         verbose: bool,
     ) -> None:
         self._loss, self._progress = loss, progress
@@ -142,6 +144,7 @@ class SkorchObserver:
             _module_with_gradients(network),
             criterion=criterion,
             lr=learning_rate,
+            batch_size=batch_size,
             callbacks=list(callbacks),
             predict_nonlinearity=nonlinearity,
             train_split=None,

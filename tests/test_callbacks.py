@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from unittest.mock import MagicMock
 
 import joblib
 import numpy as np
@@ -341,3 +342,24 @@ def test_a_stack_that_is_trained_again_has_each_epoch_once():
     assert np.isnan(scores).tolist() == [False, False, True, False]
     assert recorder.calls.count("setup") == recorder.calls.count("teardown") == 8
     assert sum(call[:3] == ("end", "epoch", 5) for call in recorder.calls) == 6  # those that did not fail
+
+
+LOGGERS = {
+    "tensorboard": (skorch_callbacks.TensorBoard, "add_scalar"),
+    "mlflow": (lambda log: skorch_callbacks.MlflowLogger(MagicMock(), log), "log_metric"),
+    "sacred": (skorch_callbacks.SacredLogger, "log_scalar"),
+}
+
+
+@pytest.mark.parametrize("name", LOGGERS)
+def test_loggers_of_skorch_log_each_epoch(name):
+    make, method = LOGGERS[name]
+    log = MagicMock()
+    classifier(callbacks=[make(log)]).fit(X_TRAIN, Y_TRAIN, X_val=X_VAL, y_val=Y_VAL)
+    logged = [str(call) for call in getattr(log, method).call_args_list]
+    assert sum("train_loss" in call for call in logged) == sum("valid_loss" in call for call in logged) == 6
+
+
+def test_progress_bar_of_skorch(capsys):
+    classifier(callbacks=[skorch_callbacks.ProgressBar()]).fit(X, Y)
+    assert "0/6" in capsys.readouterr().err

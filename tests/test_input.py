@@ -14,12 +14,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_iris
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import InvalidParameterError, generate_invalid_param_val, make_constraint
 from torch import nn
 
 import sktorch_mlp
-from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
+from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, _classifier
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -1246,3 +1247,15 @@ def test_module_before_fit():
     assert not hasattr(estimator, "module_")
     with pytest.raises(NotFittedError):
         estimator.module_  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "y", [[0, 1, 2, 1], [3, 3, 7], [5, 5], [True, False], np.array([1, 0, 255], np.uint8)], ids=str
+)
+def test_labels_of_integers_are_learned_as_by_scikit_learns_binarizer(y):
+    ours, theirs = _classifier._fit_label_binarizer(np.array(y)), LabelBinarizer().fit(y)
+    assert vars(ours).keys() == vars(theirs).keys()
+    np.testing.assert_array_equal(ours.classes_, theirs.classes_)
+    assert ours.classes_.dtype == theirs.classes_.dtype
+    assert (ours.y_type_, ours.sparse_input_) == (theirs.y_type_, theirs.sparse_input_)
+    np.testing.assert_array_equal(ours.transform(y), theirs.transform(y))
