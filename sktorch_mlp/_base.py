@@ -179,8 +179,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
             dtype = dtype or training.X.dtype
             self._learn_targets(training.y, incremental=incremental)
             if held.X is not None:
-                held = self._validate_data(*held, dtype, reset=False)
-                self._check_validation_targets(held.y)
+                held = self._validate_held_out(held, dtype)
         loss = self._make_loss(training, held)
         random_state = check_random_state(self.random_state)
 
@@ -431,6 +430,15 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         return True
 
     # Input -----------------------------------------------------------------------------
+
+    def _validate_held_out(self, held: _Data, dtype: np.dtype) -> _Data:
+        """Validation data, checked; errors say that it is they."""
+        try:
+            held = self._validate_data(*held, dtype, reset=False)
+        except ValueError as error:
+            raise ValueError(f"X_val, y_val or sample_weight_val: {error}") from error
+        self._check_validation_targets(held.y)
+        return held
 
     def _resolve_dtype(self, device: torch.device, resuming: bool) -> np.dtype | None:
         """The precision to train in; None for that of X."""

@@ -132,6 +132,8 @@ class OneCycle(_Planned):
         low, high = self.learning_rate_init / 25, self.learning_rate_init
         last = self.n_epochs * n_steps - 1
         n_done = min(self._epoch * n_steps + step, last)
+        if last == 0:
+            return high  # of a single step
         top = self.warmup_fraction * (last + 1) - 1
         if n_done < top:
             return _between(low, high, n_done / top)
