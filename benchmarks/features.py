@@ -25,7 +25,6 @@ from sklearn.datasets import fetch_openml
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, roc_auc_score
 from sklearn.model_selection import train_test_split
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from sktorch_mlp import MLPTorchClassifier
@@ -58,7 +57,7 @@ def load_adult(path: Path | None) -> Split:
     numbers = list(train.select_dtypes("number"))
     categories = [name for name in train if name not in numbers]
     encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
-    encode = make_column_transformer((StandardScaler(), numbers), (make_pipeline(encoder), categories))
+    encode = make_column_transformer((StandardScaler(), numbers), (encoder, categories))
     X_train, X_test = encode.fit_transform(train), encode.transform(test)
     return X_train.astype(np.float32), X_test.astype(np.float32), y_train, y_test
 

@@ -118,7 +118,11 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         "callbacks": [list, tuple, None],
     }
 
-    if TYPE_CHECKING:  # the parameters, which are set by the subclasses
+    def _store(self, arguments: dict[str, Any]) -> None:
+        """Set the parameters to the arguments of `__init__`, as they are."""
+        self.__dict__.update({name: value for name, value in arguments.items() if name != "self"})
+
+    if TYPE_CHECKING:  # the parameters
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -128,10 +132,6 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
     _state: FitState
 
     # What the subclasses add -----------------------------------------------------------
-
-    def _validate_targets(self, y: np.ndarray) -> np.ndarray:
-        """Checked y in the shape that all else takes."""
-        return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     @abstractmethod
     def _learn_targets(self, y: np.ndarray, *, incremental: bool) -> None:
@@ -225,7 +225,8 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         own = self._own_loss()
         if not callable(self.loss):
             return own
-        weighted = self._weigh_rows(*training[1:]) is not None or validation[2] is not None
+        weights = self._weigh_rows(training.y, training.sample_weight), validation.sample_weight
+        weighted = any(values is not None for values in weights)
         return CallableLoss(self.loss, own, weighted)
 
     def _start(self, spec: NetworkSpec, settings: _settings.Settings, random_state: np.random.RandomState) -> FitState:
@@ -280,7 +281,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         n_steps = n_rows / options.batch_size * options.max_iter
         with compute_threads(network.n_coefs * options.batch_size, n_steps):
             train_fit(Fit(network, state.solver, job.loss, data, shuffler, options, progress, observers.active()))
-        state.solver.schedules = [getattr(schedule, "own", schedule) for schedule in state.solver.schedules]
+        state.solver.schedules = [schedule.own for schedule in state.solver.schedules]
 
         finite = _all_finite(network.flat)
         if progress.outcome == "diverged" or not finite:
@@ -460,9 +461,11 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
             dtype=dtypes,
             reset=reset,
         )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(to_numpy(sample_weight), X)
-        return _Data(X, self._validate_targets(y), sample_weight)
+        return _Data(X, y, sample_weight)
 
     # Fitted attributes -----------------------------------------------------------------
 
@@ -501,9 +504,19 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
     def _weight_arrays(self, *more: object) -> list[Any]:
         """All arrays that predictions are made of, and more."""
         arrays = [*self.coefs_, *self.intercepts_, *more]
-        if norms := self.__dict__.get("normalizations_"):  # most have none, and predictions of one row notice
+        if norms := self._norms():  # most have none, and predictions of one row notice
             arrays += [array for norm in norms for array in norm.values()]
         return arrays
+
+    def _weight_tensors(
+        self, convert: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[list[torch.Tensor]]]:
+        """Weights of shape (n_out, n_in), biases and normalizations on the device, each array converted first."""
+        coefs, intercepts, *norms = (
+            [as_tensor(convert(array), self.device_) for array in arrays]
+            for arrays in (self.coefs_, self.intercepts_, *(norm.values() for norm in self._norms()))
+        )
+        return [coef.T for coef in coefs], intercepts, norms
 
     def _publish(self, state: FitState, loss: Loss) -> None:
         """Set the fitted attributes; arrays that share the network's memory stay the same objects."""
@@ -561,17 +574,10 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
 
         def make() -> nn.Sequential:
             # Modules are there to be trained, which memory that is mapped from a file would not survive.
-            coefs, intercepts = (
-                [as_tensor(np.require(array, requirements="W"), self.device_) for array in arrays]
-                for arrays in (self.coefs_, self.intercepts_)
-            )
-            norms = [
-                [as_tensor(np.require(array, requirements="W"), self.device_) for array in norm.values()]
-                for norm in self._norms()
-            ]
+            coefs, intercepts, norms = self._weight_tensors(partial(np.require, requirements="W"))
             n_hidden = len(coefs) - 1
             activations, dropout = per_hidden_layer(self.activation, n_hidden), _settings.dropout_rates(self, n_hidden)
-            return sequential([coef.T for coef in coefs], intercepts, activations, norms, dropout).eval()
+            return sequential(coefs, intercepts, activations, norms, dropout).eval()
 
         return self._state.keep("module", self._weight_arrays(self.activation, self.dropout), make)
 
@@ -600,12 +606,7 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
             X = X.astype(dtype)
 
         def make() -> Predictor:
-            coefs = [as_tensor(coef.T.astype(dtype, copy=False), self.device_) for coef in self.coefs_]
-            intercepts = [as_tensor(b.astype(dtype, copy=False), self.device_) for b in self.intercepts_]
-            norms = [
-                [as_tensor(array.astype(dtype, copy=False), self.device_) for array in norm.values()]
-                for norm in self._norms()
-            ]
+            coefs, intercepts, norms = self._weight_tensors(lambda array: array.astype(dtype, copy=False))
             activations = per_hidden_layer(self.activation, len(coefs) - 1)
             return Predictor(coefs, intercepts, activations, self.out_activation_, norms)
 

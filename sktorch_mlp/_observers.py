@@ -54,7 +54,7 @@ class Observers:
     @property
     def batch_hooks(self) -> BatchHooks | None:
         """What is to be called around each step."""
-        return next((o.batch_hooks for o in self._observers if o.batch_hooks is not None), None)
+        return next(filter(None, (observer.batch_hooks for observer in self._observers)), None)
 
     def begin(self) -> None:
         """The fit begins."""

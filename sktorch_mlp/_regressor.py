@@ -284,42 +284,7 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
         scoring=None,
         callbacks=None,
     ):
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-        self.max_fun = max_fun
-        self.device = device
-        self.dtype = dtype
-        self.dropout = dropout
-        self.normalization = normalization
-        self.weight_init = weight_init
-        self.weight_decay = weight_decay
-        self.solver_params = solver_params
-        self.warmup_fraction = warmup_fraction
-        self.gradient_clip_norm = gradient_clip_norm
-        self.scoring = scoring
-        self.callbacks = callbacks
-        self.loss = loss
-        self.quantile = quantile
+        self._store(locals())
 
     def _learn_targets(self, y: Any, *, incremental: bool) -> None:
         self._n_targets = 1 if y.ndim == 1 else y.shape[1]

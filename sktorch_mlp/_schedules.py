@@ -26,6 +26,11 @@ class Schedule:
         self.learning_rate_init = learning_rate_init
         self.learning_rate = float(learning_rate_init)
 
+    @property
+    def own(self) -> Schedule:
+        """What stays of it after a fit; one that only watches over another has that."""
+        return self
+
     def key(self) -> tuple[Any, ...]:
         """Schedules of equal keys give equal rates from now on; keys can be sorted."""
         return type(self).__name__, *vars(self).values()

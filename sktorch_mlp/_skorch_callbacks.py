@@ -74,9 +74,14 @@ class _Followed(Schedule):
 
     def __init__(self, own: Schedule, optimizer: _Optimizer) -> None:
         super().__init__(own.learning_rate_init)
-        self.own = own
+        self._own = own
         self._group = optimizer.param_groups[0]
         self._is_overridden = False
+
+    @property
+    def own(self) -> Schedule:
+        """The schedule without its callbacks."""
+        return self._own
 
     def next_rates(self, n_steps: int, n_steps_of_epoch: int) -> Iterator[float]:  # type: ignore[override]
         for rate in self.own.next_rates(n_steps, n_steps_of_epoch):
@@ -238,9 +243,10 @@ class SkorchObserver:
         except KeyboardInterrupt:  # how skorch's callbacks stop
             return True
         finally:
-            row = {name: value for name, value in history[-1].items() if name not in _KNOWN}
             progress.records[-1] |= {
-                name: value for name, value in row.items() if not name.endswith(("_best", "_batch_count"))
+                name: value
+                for name, value in history[-1].items()
+                if name not in _KNOWN and not name.endswith(("_best", "_batch_count"))
             }
         return False
 

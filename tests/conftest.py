@@ -19,6 +19,15 @@ def worst_difference():
     _differences.append(max(differences))
 
 
+@pytest.fixture
+def one_thread():
+    """For steps as small as those of most tests more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def auto_is_the_cpu(request, monkeypatch):
     """Without the mark `gpu` a test is about the CPU, also where "auto" would find a GPU."""

@@ -26,7 +26,7 @@ from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
 from sktorch_mlp._initialisation import initial_parameters
 from sktorch_mlp._network import Dropout
 
-pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:Stochastic Optimizer")]
 
 N_ROWS, BATCH_SIZE, N_EPOCHS = 90, 40, 4
 X, Y = load_digits(n_class=3, return_X_y=True)
@@ -45,15 +45,6 @@ IN_ORDER = {**HERE, "shuffle": False}
 PLAIN_SGD = {"solver": "sgd", "momentum": 0.0, "learning_rate_init": 0.1}
 # Epsilon of scikit-learn's adam is not where PyTorch has it; adamw's is.
 ADAM = {"solver": "adamw", "weight_decay": 0.0, "learning_rate_init": 0.01}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """For steps as small as these more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # Training by hand ----------------------------------------------------------------------

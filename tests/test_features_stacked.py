@@ -16,6 +16,7 @@ from torch.nn import functional
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, _meeting, _stacking, stacked_fits
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
     pytest.mark.filterwarnings("ignore:Got `batch_size` less than 1 or larger"),
 ]
@@ -30,15 +31,6 @@ NUMBERS_X, NUMBERS = scale(NUMBERS_X)[:N_ROWS], scale(NUMBERS)[:N_ROWS]
 MLP = MLPTorchClassifier((8, 6), max_iter=4, batch_size=30, random_state=0)
 REGRESSOR = MLPTorchRegressor(hidden_layer_sizes=(8, 6), max_iter=4, batch_size=30, random_state=0)
 FOLDS = KFold(3, shuffle=True, random_state=0)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """For steps as small as these more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

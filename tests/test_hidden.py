@@ -13,6 +13,8 @@ from sktorch_mlp._losses import LogLoss
 from sktorch_mlp._network import Dropout, StackedMLP, lean
 from sktorch_mlp._rows import Rows
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 N_ROWS, UNITS = 11, (5, 4, 6, 3)
 SEEDS = [3, 4, 5]
 
@@ -29,15 +31,6 @@ MODULES = {
     "mish": nn.Mish,
 }
 NORMALIZATIONS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """For batches as small as these more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class _Masked(nn.Module):
