@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sklearn.exceptions import ConvergenceWarning
 
-from . import configurations, figures, fits, imports, memory, predict, scaling, search
+from . import configurations, figures, fits, imports, memory, predict, scaling, search, stacks
 from .arguments import positive, scale
 from .report import environment, to_json
 from .runner import SkippedError, limit_threads
@@ -24,6 +24,7 @@ COMMANDS = {
     "fits": fits,
     "predict": predict,
     "search": search,
+    "stacks": stacks,
     "scaling": scaling,
     "memory": memory,
     "configurations": configurations,

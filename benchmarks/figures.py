@@ -87,7 +87,8 @@ def bars(rows: Sequence[Row], path: Path, label: str) -> None:
         axes.axvline(1, color="black", linewidth=1)
         axes.set_xlabel(f"{label} (right of 1 ours is faster)")
         handles = [Patch(color=colours[title], label=title) for title in titles]
-        figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+        n_columns = 3 if max(map(len, titles), default=0) <= 30 else 2
+        figure.legend(handles=handles, loc="outside upper center", ncols=n_columns, frameon=False)
 
 
 def _is_drawn(verdict: Verdict) -> bool:
@@ -128,7 +129,7 @@ def panels(curves: Sequence[Curve], path: Path) -> None:
     path : Path
         Its suffix is the format.
     """
-    from matplotlib.ticker import NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     names = list(dict.fromkeys(curve.panel for curve in curves))
     with _figure(path, height=3.4) as figure:
@@ -144,7 +145,12 @@ def panels(curves: Sequence[Curve], path: Path) -> None:
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.yaxis.set_minor_formatter(NullFormatter())
             axes.grid(color="0.85")
-        panels[names[0]].set_ylabel("seconds a fit")
+        first = panels[names[0]]
+        first.set_ylabel("seconds a fit")
+        low, high = first.get_ylim()
+        if high / low < 100:  # else a label at powers of ten is enough
+            first.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            first.yaxis.set_major_formatter("{x:g}")
         legend = {
             label: handle
             for axes in panels.values()

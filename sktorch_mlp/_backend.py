@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+import gc
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache, cached_property, partial
 from numbers import Integral
 from typing import Any
 
 import joblib
-from joblib._parallel_backends import FallbackToBackend, ParallelBackendBase, SequentialBackend
+from joblib._parallel_backends import FallbackToBackend, LokyBackend, ParallelBackendBase, SequentialBackend
 
-from ._meeting import Meeting, Pool
+from ._calls import CallInProcesses, CallInThreads, Task
+from ._meeting import Meeting, meeting_here
 
 #: Tasks that run at a time.
 _N_FITS = 64
@@ -20,18 +22,18 @@ _MOST_THREADS = 512
 
 
 class StackedBackend(ParallelBackendBase):
-    """Runs tasks in threads whose fits wait for each other and train as stacks.
+    """Runs tasks so that their fits wait for each other and train as stacks.
 
-    A context has one such backend, which hands another one, with a pool of its own, to each
-    parallel call, since calls may overlap.
+    A context has one such backend, which hands another one to each parallel call, since
+    calls may overlap.
 
     Parameters
     ----------
     nesting_level : int, default=None
     n_fits : int, default=64
-        Tasks at a time.
-    meeting : Meeting, default=None
-        That of the backend around this one; None for a new one.
+        Tasks at a time, in each process.
+    n_processes : int, default=1
+        For the outermost calls; negative as in joblib.
     """
 
     supports_retrieve_callback = True
@@ -40,99 +42,79 @@ class StackedBackend(ParallelBackendBase):
     default_n_jobs = -1
 
     def __init__(
-        self, nesting_level: int | None = None, n_fits: int = _N_FITS, meeting: Meeting | None = None, **kwargs: Any
+        self, nesting_level: int | None = None, n_fits: int = _N_FITS, n_processes: int = 1, **kwargs: Any
     ) -> None:
         super().__init__(nesting_level=nesting_level, **kwargs)
-        if isinstance(n_fits, bool) or not isinstance(n_fits, Integral) or n_fits < 1:
+        if not _is_integer(n_fits) or n_fits < 1:
             raise ValueError(f"n_fits must be an integer of at least 1, got {n_fits!r}.")
-        self._n_fits: int = int(n_fits)
-        self._meeting: Meeting = meeting or Meeting()
-        self.parallel: Any = None
-        self._pool: Pool | None = None
-        self._is_to_dispatch: bool = False
+        if not _is_integer(n_processes) or n_processes == 0:
+            raise ValueError(
+                f"n_processes must be an integer of at least 1, or -1 for one a core, got {n_processes!r}."
+            )
+        self._n_fits, self._n_processes = int(n_fits), int(n_processes)
+
+    @cached_property
+    def _meeting(self) -> Meeting:
+        """That of the task which makes the call, where there is one."""
+        return meeting_here() or Meeting()
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """`n_fits` whatever number of processes was asked for, save that 1 remains 1."""
+        """`n_fits` in each process whatever was asked for, save that 1 remains 1."""
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
         if n_jobs == 1 or self._meeting.n_threads >= _MOST_THREADS:
             return 1
-        return self._n_fits
+        return self._n_fits * self._count_processes()
 
-    def configure(self, n_jobs: int = 1, parallel: Any = None, **backend_kwargs: Any) -> int:
-        """Prepare for a call; the number of workers."""
-        n_workers = self.effective_n_jobs(n_jobs)
-        if n_workers == 1:
-            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
-        if self.parallel is not parallel:
-            own = StackedBackend(self.nesting_level, self._n_fits, self._meeting)
-            own.parallel = parallel
-            raise FallbackToBackend(own)
-        self._pool = Pool(self._meeting, n_workers)
-        return n_workers
+    def _count_processes(self) -> int:
+        is_nested = bool(self.nesting_level)
+        return 1 if is_nested else LokyBackend(nesting_level=0).effective_n_jobs(self._n_processes)
 
-    def start_call(self) -> None:
-        """A call begins; one whose results are generated hands out tasks when it pleases."""
-        self._is_to_dispatch = not self.parallel.return_generator
+    def configure(
+        self, n_jobs: int = 1, parallel: Any = None, require: str | None = None, **backend_kwargs: Any
+    ) -> int:
+        """Hand over to a backend for this call."""
+        level = self.nesting_level or 0
+        nested = StackedBackend(level + 1, self._n_fits)
+        n_processes = 1 if require == "sharedmem" else self._count_processes()
+        if self.effective_n_jobs(n_jobs) == 1:
+            raise FallbackToBackend(SequentialBackend(nesting_level=level))
+        if n_processes == 1:
+            raise FallbackToBackend(CallInThreads(self._meeting, self._n_fits, nested))
+        raise FallbackToBackend(CallInProcesses(partial(_run_group, self._n_fits), n_processes, self._n_fits, nested))
 
-    @contextmanager
-    def retrieval_context(self) -> Iterator[None]:
-        """While the caller does nothing but wait for results."""
-        assert self._pool is not None
-        self._pool.end_dispatch()
-        with self._meeting.waiting_for(self._pool):
-            yield
 
-    def stop_call(self) -> None:
-        """The call is over."""
-        if self._pool is not None:
-            self._pool.end_dispatch()
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
-    def submit(self, func: Callable[[], Any], callback: Callable[[Any], None] | None = None) -> Future[Any]:
-        """Schedule a task."""
-        assert self._pool is not None
-        if self._is_to_dispatch:
-            self._is_to_dispatch = False
-            self._pool.begin_dispatch()
-        future = self._pool.submit(func)
-        if callback is not None:
-            future.add_done_callback(callback)
-        return future
 
-    def retrieve_result_callback(self, out: Future[Any]) -> Any:
-        """The result of a task, or its error."""
-        return out.result()
+@cache
+def _leave_imports_to_stay() -> None:
+    """Spare the garbage collector what has been imported.
 
-    def terminate(self) -> None:
-        """Wait for all threads to end."""
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+    joblib's workers collect all garbage once a second, which takes 0.13 s for all that
+    PyTorch and scikit-learn consist of.
+    """
+    gc.freeze()
 
-    def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Stop: fits that wait end now, those in training after the epoch."""
-        if self._pool is not None:
-            self._pool.stop()
-        self.terminate()
-        if ensure_ready:
-            self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel)
 
-    def get_nested_backend(self) -> tuple[ParallelBackendBase, int]:
-        """The backend of the parallel calls of a task: another one of these, at the same meeting."""
-        level = (self.nesting_level or 0) + 1
-        return StackedBackend(nesting_level=level, n_fits=self._n_fits, meeting=self._meeting), -1
+def _run_group(n_fits: int, tasks: Sequence[Task]) -> list[Any]:
+    """Run tasks in the threads of this process."""
+    _leave_imports_to_stay()
+    with stacked_fits(n_fits=n_fits):
+        return joblib.Parallel()(joblib.delayed(task)() for task in tasks)
 
 
 joblib.register_parallel_backend("stacked", StackedBackend)
 
 
 @contextmanager
-def stacked_fits(*, n_fits: int = _N_FITS) -> Iterator[None]:
+def stacked_fits(*, n_fits: int = _N_FITS, n_processes: int = 1) -> Iterator[None]:
     """Train the fits of whatever runs inside together, as stacks, instead of one after the other.
 
     Inside the context scikit-learn's tools that fit clones through joblib (`GridSearchCV`,
     `cross_validate`, `BaggingClassifier`, `OneVsRestClassifier` …) run their tasks in
-    threads. A fit of an `MLPTorchClassifier` or `MLPTorchRegressor` in such a thread, alone
+    threads, on request those of several processes. A fit of an `MLPTorchClassifier` or `MLPTorchRegressor` in such a thread, alone
     or as a step of a `Pipeline`, waits until no task is left that could still come to a
     fit. Then all that wait train at once: those with the same layers, activation,
     solver, batch size and number of mini-batches as one stack of networks, every
@@ -149,16 +131,26 @@ def stacked_fits(*, n_fits: int = _N_FITS) -> Iterator[None]:
     Parameters
     ----------
     n_fits : int, default=64
-        Tasks that run at a time, and with it the most fits that train at once. More need
-        more memory: each task holds its training data.
+        Tasks that run at a time, in each process, and with it the most fits that train at
+        once. More need more memory: each task holds its training data.
+    n_processes : int, default=1
+        Processes in which tasks run; -1 for one a core. With more than one, tasks and
+        results are pickled, as they are by ``n_jobs=2`` without this context, and what
+        surrounds the fits (scaling, scoring) runs on several cores as well. Parallel calls
+        inside of tasks stay in the process of the task. On a GPU leave it at 1.
 
     Yields
     ------
     None
 
+    Raises
+    ------
+    ValueError
+        If `n_fits` or `n_processes` is no number of tasks or processes.
+
     See Also
     --------
-    joblib.parallel_config : ``parallel_config("stacked")`` does the same.
+    joblib.parallel_config : ``parallel_config("stacked", n_processes=2)`` does the same.
 
     Examples
     --------
@@ -172,5 +164,5 @@ def stacked_fits(*, n_fits: int = _N_FITS) -> Iterator[None]:
     >>> search.best_params_["learning_rate_init"]
     0.1
     """
-    with joblib.parallel_config(StackedBackend(n_fits=n_fits), n_jobs=-1):
+    with joblib.parallel_config(StackedBackend(n_fits=n_fits, n_processes=n_processes), n_jobs=-1):
         yield

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -121,6 +121,12 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
     def _store(self, arguments: dict[str, Any]) -> None:
         """Set the parameters to the arguments of `__init__`, as they are."""
         self.__dict__.update({name: value for name, value in arguments.items() if name != "self"})
+
+    @classmethod
+    @cache
+    def _get_param_names(cls) -> list[str]:
+        """As inherited, which reads the signature anew for each `clone`, `get_params` and `set_params`."""
+        return super()._get_param_names()
 
     if TYPE_CHECKING:  # the parameters
 

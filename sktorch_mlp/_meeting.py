@@ -37,6 +37,12 @@ def train_fit(fit: Fit) -> None:
         pool.meeting.train(fit, pool)
 
 
+def meeting_here() -> Meeting | None:
+    """The meeting that this thread takes part in, by the task it runs."""
+    pool: Pool | None = getattr(_here, "pool", None)
+    return None if pool is None else pool.meeting
+
+
 class _Ticket:
     """A fit that waits, and whose thread has to be told."""
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ import scipy.sparse as sp
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import configurations, figures, imports, memory, predict, runner, scaling, search
+from benchmarks import configurations, figures, imports, memory, predict, runner, scaling, search, stacks
 from benchmarks.__main__ import COMMANDS, main
 from benchmarks.contestants import CAST, CONTESTANTS, RIVALS, USUAL_RIVALS, X_FLOAT64, Contestant, comparisons
 from benchmarks.gates import LOSSES, PREDICTIONS, Agreement, Labels, Losses, Outcome, Probabilities, Shapes
@@ -287,23 +288,40 @@ def test_search(monkeypatch, tmp_path, capsys):
     path = tmp_path / "search.json"
     assert main(["search", "--repeats", "1", "--json", str(path)]) == 0
     header, row = _lines(capsys)
-    assert header == ["search", "scikit-learn, n_jobs=2", "ours, n_jobs=2"]
+    rivals = "scikit-learn, n_jobs=2", "ours, n_jobs=2"
+    assert header == ["search", *(f"{rival} / {ours}" for ours in search.STACKS for rival in rivals)]
     assert row[0] == "small"
     (written,) = _results(path)["rows"]
     scores = [contestant["results"][0] for contestant in written["contestants"].values()]
-    assert len(scores) == 3
+    assert len(scores) == 4
 
 
 def test_search_notices_other_scores(monkeypatch, capsys):
     fit = search.Search.fit
 
-    def worse_if_stacked(self, estimator, n_jobs, stacked, *args):
-        return fit(self, estimator, None, stacked, *args) - 0.5 * stacked
+    def worse_if_stacked(self, estimator, context, *args):
+        return fit(self, estimator, nullcontext, *args) - 0.5 * (context is search.stacked_fits)
 
     monkeypatch.setattr(search, "searches", lambda scale: [_SMALL_SEARCH])
     monkeypatch.setattr(search.Search, "fit", worse_if_stacked)
+    monkeypatch.setattr(search, "timed_in_own_processes", runner.timed)
     assert main(["search", "--repeats", "1"]) == 1
-    assert "RESULTS DIFFER" in capsys.readouterr().out
+    (row,) = _lines(capsys)[1:]
+    assert ["RESULTS DIFFER" in cell for cell in row[1:]] == [True, True, False, False]
+
+
+def test_stacks(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(stacks, "N_FITS", (1, 30))
+    path, picture = tmp_path / "stacks.json", tmp_path / "stacks.svg"
+    arguments = ["--repeats", "1", "--scale", "0.1", "--json", str(path), "--figure", str(picture)]
+    assert main(["stacks", *arguments]) == 0
+    header, *lines = _lines(capsys)
+    assert header == ["fits", "one after another / in stacks"]
+    assert [line[0] for line in lines] == ["digits, K = 1", "digits, K = 3", "iris, K = 1", "iris, K = 3"]
+    for row in _results(path)["rows"]:
+        (alone,), (stacked,) = (contestant["results"] for contestant in row["contestants"].values())
+        assert alone["n_iter"] == stacked["n_iter"]
+    assert picture.read_text().count("fits of") == 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -311,7 +329,7 @@ def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0
-    assert ("--figure" in capsys.readouterr().out) is (command in {"fits", "predict", "scaling", "search"})
+    assert ("--figure" in capsys.readouterr().out) is hasattr(COMMANDS[command], "draw")
 
 
 def test_a_figure_without_matplotlib_is_refused_at_once(monkeypatch):

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from contextlib import nullcontext
 from unittest.mock import MagicMock
 
 import joblib
@@ -103,15 +104,12 @@ def test_the_fitted_estimator_of_an_epoch_is_that_of_a_shorter_fit(params):
     np.testing.assert_array_equal(probabilities, model.predict_proba(X))
 
 
-@pytest.mark.parametrize(("n_jobs", "stacked"), [(None, False), (2, False), (None, True)])
-def test_scoring_monitor_in_a_search(n_jobs, stacked):
+@pytest.mark.parametrize(("n_jobs", "stacks_in"), [(None, None), (2, None), (None, 1), (None, 2)])
+def test_scoring_monitor_in_a_search(n_jobs, stacks_in):
     monitor = ScoringMonitor(scoring="accuracy")
     pipeline = make_pipeline(StandardScaler(), classifier().set_callbacks(monitor))
     search = GridSearchCV(pipeline, {"mlptorchclassifier__alpha": [0.0, 0.1]}, cv=3, n_jobs=n_jobs, refit=False)
-    if stacked:
-        with stacked_fits():
-            search.fit(X, Y)
-    else:
+    with nullcontext() if stacks_in is None else stacked_fits(n_processes=stacks_in):
         search.fit(X, Y)
     logs = monitor.get_logs(select="all")
     scores = [row["accuracy"] for log in logs for row in log.data if row["task_name"] == "epoch"]
@@ -119,9 +117,10 @@ def test_scoring_monitor_in_a_search(n_jobs, stacked):
     assert max(scores) > 0.7
 
 
-def test_one_progress_bar_for_a_search_in_stacks(capsys):
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_one_progress_bar_for_a_search_in_stacks(n_processes, capsys):
     search = GridSearchCV(classifier(), {"alpha": [0.0, 0.1]}, cv=2, refit=False)
-    with stacked_fits():
+    with stacked_fits(n_processes=n_processes):
         search.set_callbacks(ProgressBar(max_propagation_depth=0)).fit(X, Y)
     output = capsys.readouterr().out
     assert "GridSearchCV - fit" in output

@@ -1,0 +1,192 @@
+"""How the tasks of one parallel call run: in threads whose fits meet, or in groups, each in a process of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from joblib._parallel_backends import LokyBackend, ParallelBackendBase
+
+from ._meeting import Meeting, Pool
+
+Task = Callable[[], Any]
+_Held = tuple[Task, "Future[Any]"]
+
+
+class CallInThreads(ParallelBackendBase):
+    """Runs tasks in threads of this process, whose fits wait for each other.
+
+    Parameters
+    ----------
+    meeting : Meeting
+    n_threads : int
+    nested : ParallelBackendBase
+        For the parallel calls of tasks.
+    """
+
+    supports_retrieve_callback = True
+    supports_sharedmem = True
+    uses_threads = True
+
+    def __init__(self, meeting: Meeting, n_threads: int, nested: ParallelBackendBase) -> None:
+        super().__init__(nesting_level=nested.nesting_level - 1)
+        self._meeting, self._n_threads, self._nested = meeting, n_threads, nested
+        self._pool: Pool | None = None
+        self._is_to_dispatch: bool = False
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Tasks at a time, whatever was asked for."""
+        return self._n_threads
+
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **backend_kwargs: Any) -> int:
+        """Prepare for a call; the number of tasks at a time."""
+        self.parallel = parallel
+        self._pool = Pool(self._meeting, self._n_threads)
+        return self._n_threads
+
+    def get_nested_backend(self) -> tuple[ParallelBackendBase, int]:
+        """The backend of the parallel calls of a task."""
+        return self._nested, -1
+
+    def start_call(self) -> None:
+        """A call begins; one whose results are generated hands out tasks when it pleases."""
+        self._is_to_dispatch = not self.parallel.return_generator
+
+    @contextmanager
+    def retrieval_context(self) -> Iterator[None]:
+        """While the caller does nothing but wait for results."""
+        assert self._pool is not None
+        self._pool.end_dispatch()
+        with self._meeting.waiting_for(self._pool):
+            yield
+
+    def stop_call(self) -> None:
+        """The call is over."""
+        if self._pool is not None:
+            self._pool.end_dispatch()
+
+    def submit(self, func: Task, callback: Callable[[Any], None] | None = None) -> Future[Any]:
+        """Schedule a task."""
+        assert self._pool is not None
+        if self._is_to_dispatch:
+            self._is_to_dispatch = False
+            self._pool.begin_dispatch()
+        future = self._pool.submit(func)
+        if callback is not None:
+            future.add_done_callback(callback)
+        return future
+
+    def retrieve_result_callback(self, out: Future[Any]) -> Any:
+        """The result of a task, or its error."""
+        return out.result()
+
+    def terminate(self) -> None:
+        """Wait for all threads to end."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Stop: fits that wait end now, those in training after the epoch."""
+        if self._pool is not None:
+            self._pool.stop()
+        self.terminate()
+        if ensure_ready:
+            self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel)
+
+
+class CallInProcesses(LokyBackend):
+    """Runs tasks in joblib's own processes, which get a group of them at a time.
+
+    joblib hands over one task after the other: first a row of them, later another for each
+    one that has ended. They are held back until there is a full group for each process, or
+    the row is complete, or all results of a group have been told.
+
+    Parameters
+    ----------
+    run_group : callable
+        ``run_group(tasks) -> results``, which a process calls.
+    n_processes : int
+    group_size : int
+        Most tasks of a group.
+    nested : ParallelBackendBase
+        For the parallel calls of tasks.
+    """
+
+    def __init__(
+        self,
+        run_group: Callable[[Sequence[Task]], Sequence[Any]],
+        n_processes: int,
+        group_size: int,
+        nested: ParallelBackendBase,
+    ) -> None:
+        super().__init__(nesting_level=nested.nesting_level - 1)
+        self._run_group, self._n_processes, self._group_size = run_group, n_processes, group_size
+        self._nested = nested
+        self._change = threading.Lock()  # for what follows
+        self._held: list[_Held] = []
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Tasks at a time, whatever was asked for."""
+        return self._n_processes * self._group_size
+
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **backend_kwargs: Any) -> int:
+        """Prepare for a call; the number of tasks at a time."""
+        processes = LokyBackend(nesting_level=self.nesting_level)
+        processes.configure(self._n_processes, parallel, **backend_kwargs)
+        self._workers, self.parallel = processes._workers, parallel
+        return self.effective_n_jobs(n_jobs)
+
+    def get_nested_backend(self) -> tuple[ParallelBackendBase, int]:
+        """The backend of the parallel calls of a task."""
+        return self._nested, -1
+
+    def compute_batch_size(self) -> int:
+        """One: tasks are grouped here."""
+        return 1
+
+    def start_call(self) -> None:
+        """A call begins."""
+        self._held = []
+
+    def submit(self, func: Task, callback: Callable[[Any], None] | None = None) -> Future[Any]:
+        """Schedule a task."""
+        future: Future[Any] = Future()
+        if callback is not None:
+            future.add_done_callback(callback)
+        with self._change:
+            self._held.append((func, future))
+            is_full = len(self._held) == self._n_processes * self._group_size
+        if is_full:
+            self._send(self._n_processes)
+        return future
+
+    @contextmanager
+    def retrieval_context(self) -> Iterator[None]:
+        """While the caller waits for results; the first row of tasks is complete."""
+        self._send(self._n_processes)
+        yield
+
+    def _send(self, n_groups: int) -> None:
+        """Send what is held, as so many groups."""
+        with self._change:
+            held, self._held = self._held, []
+        for group in (held[i::n_groups] for i in range(min(n_groups, len(held)))):
+            ended = self._workers.submit(self._run_group, [task for task, _ in group])
+            ended.add_done_callback(partial(self._receive, group))
+
+    def _receive(self, group: Sequence[_Held], ended: Future[Sequence[Any]]) -> None:
+        """Tell the results of a group, or what it has failed with, and send the tasks that follow."""
+        error = CancelledError() if ended.cancelled() else ended.exception()
+        if error is None:
+            for (_, future), result in zip(group, ended.result(), strict=True):
+                future.set_result(result)
+        else:
+            for _, future in group:
+                future.set_exception(error)
+        # Fewer than have ended are the last ones, and for all processes.
+        self._send(1 if len(self._held) >= len(group) else self._n_processes)

@@ -1,0 +1,301 @@
+"""`stacked_fits(n_processes=2)`: the same answers from processes of which each trains stacks."""
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import Future
+
+import joblib
+import numpy as np
+import pytest
+from joblib.externals.loky import get_reusable_executor
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.ensemble import BaggingClassifier
+from sklearn.exceptions import FitFailedWarning
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.model_selection import (
+    GridSearchCV,
+    HalvingGridSearchCV,
+    cross_val_predict,
+    cross_val_score,
+    cross_validate,
+)
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from sktorch_mlp import MLPTorchClassifier, _calls, _meeting, stacked_fits
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore:Got `batch_size` less than 1 or larger"),
+]
+
+X, Y = load_digits(return_X_y=True)
+X, Y = X[:203] / 16, Y[:203]
+MLP = MLPTorchClassifier((8,), max_iter=6, batch_size=40, random_state=0)
+PIPELINE = make_pipeline(StandardScaler(), MLP)
+GRID = {"mlptorchclassifier__alpha": [0.0, 0.1], "mlptorchclassifier__learning_rate_init": [0.001, 0.01, 0.1]}
+MAX_ITER = "mlptorchclassifier__max_iter"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_process_is_left():
+    yield
+    get_reusable_executor().shutdown(wait=True)
+
+
+@pytest.fixture
+def group_sizes(monkeypatch):
+    """Sizes of the groups that have come back."""
+    sizes = []
+    receive = _calls.CallInProcesses._receive
+
+    def recorded(self, group, ended):
+        sizes.append(len(group))
+        receive(self, group, ended)
+
+    monkeypatch.setattr(_calls.CallInProcesses, "_receive", recorded)
+    return sizes
+
+
+def _scores(search):
+    return search.fit(X, Y).cv_results_["mean_test_score"]
+
+
+TOOLS = {
+    "GridSearchCV": lambda: _scores(GridSearchCV(PIPELINE, GRID, cv=3)),
+    "HalvingGridSearchCV": lambda: _scores(
+        HalvingGridSearchCV(PIPELINE, GRID, cv=3, resource=MAX_ITER, max_resources=9, random_state=0)
+    ),
+    "cross_val_predict": lambda: cross_val_predict(PIPELINE, X, Y, method="predict_proba"),
+    "BaggingClassifier": lambda: (
+        BaggingClassifier(clone(MLP).set_params(batch_size=203), 5, random_state=0).fit(X, Y).predict_proba(X)
+    ),
+    "OneVsRestClassifier": lambda: OneVsRestClassifier(MLP).fit(X, Y).predict_proba(X),
+    "search of OneVsRest": lambda: _scores(
+        GridSearchCV(OneVsRestClassifier(MLP), {"estimator__alpha": [0.0, 1.0]}, cv=2)
+    ),
+    "search of a search": lambda: cross_val_score(GridSearchCV(PIPELINE, GRID, cv=2), X, Y, cv=2),
+    "closures": lambda: cross_val_score(
+        make_pipeline(FunctionTransformer(lambda X: X * 2), MLP), X, Y, scoring=lambda mlp, X, y: mlp.score(X, y) / 2
+    ),
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_tools_get_what_they_get_without(tool, group_sizes):
+    expected = TOOLS[tool]()
+    with stacked_fits(n_processes=2):
+        np.testing.assert_allclose(TOOLS[tool](), expected, rtol=1e-7, atol=1e-9)
+    assert len(group_sizes) > 1
+
+
+def test_fitted_estimators_come_back():
+    kwargs = {"cv": 4, "return_estimator": True}
+    expected = cross_validate(MLP, X, Y, **kwargs)["estimator"]
+    with stacked_fits(n_processes=2):
+        fitted = cross_validate(MLP, X, Y, **kwargs)["estimator"]
+    for ours, theirs in zip(fitted, expected, strict=True):
+        assert ours.n_iter_ == theirs.n_iter_
+        np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-9)
+        np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=1e-7)
+        ours.partial_fit(X, Y)
+
+
+_sizes = []
+
+
+def _fit_and_tell(seed, nested):
+    """In a process: its id, and the sizes of all stacks it has trained so far."""
+    if _meeting.train_stack.__name__ != "recorded":
+        train_stack = _meeting.train_stack
+
+        def recorded(fits, *args):
+            _sizes.append(len(fits))
+            return train_stack(fits, *args)
+
+        _meeting.train_stack = recorded
+    if nested:
+        cross_val_score(MLP, X, Y, cv=2)
+    else:
+        clone(MLP).set_params(random_state=seed).fit(X, Y)
+    return os.getpid(), list(_sizes)
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["", "nested"])
+def test_each_process_trains_stacks(nested):
+    get_reusable_executor().shutdown(wait=True)  # new ones, which have trained nothing
+    with stacked_fits(n_processes=2):
+        told = joblib.Parallel()(joblib.delayed(_fit_and_tell)(seed, nested) for seed in range(10))
+    sizes = dict(sorted(told, key=lambda pair: len(pair[1])))
+    assert os.getpid() not in sizes
+    assert len(sizes) == 2
+    assert [sum(some) for some in sizes.values()] == ([10, 10] if nested else [5, 5])
+    assert all(max(some) > 1 for some in sizes.values())
+
+
+class _Processes:
+    """Runs what it is given when it is told to, in this thread."""
+
+    def __init__(self):
+        self.sizes, self._waiting = [], []
+
+    def submit(self, run_group, tasks):
+        self.sizes.append(len(tasks))
+        self._waiting.append((Future(), run_group, tasks))
+        return self._waiting[-1][0]
+
+    def run(self):
+        while self._waiting:
+            future, run_group, tasks = self._waiting.pop(0)
+            future.set_result(run_group(tasks))
+
+
+@pytest.mark.parametrize(
+    ("n_tasks", "first_row", "expected"),
+    [
+        (1, 16, [1]),
+        (2, 16, [1, 1]),
+        (5, 16, [3, 2]),
+        (8, 16, [4, 4]),
+        (13, 16, [4, 4, 3, 2]),
+        (16, 16, [4, 4, 4, 4]),
+        (21, 16, [4, 4, 4, 4, 4, 1]),
+        (23, 16, [4, 4, 4, 4, 4, 2, 1]),
+        (9, 3, [2, 1, 2, 1, 2, 1]),
+    ],
+)
+def test_groups_are_full_or_of_one_size(n_tasks, first_row, expected):
+    backend = _calls.CallInProcesses(
+        lambda tasks: [task() for task in tasks], 2, 4, joblib.parallel.SequentialBackend(1)
+    )
+    backend._workers = processes = _Processes()
+    backend.start_call()
+    to_do, done = list(range(n_tasks)), []
+
+    def submit_next():
+        if to_do:
+            number = to_do.pop(0)
+            backend.submit(lambda: number, ended)
+
+    def ended(future):
+        done.append(future.result())
+        submit_next()
+
+    for _ in range(first_row):
+        submit_next()
+    with backend.retrieval_context():
+        processes.run()
+    assert sorted(done) == list(range(n_tasks))
+    assert processes.sizes == expected
+
+
+def test_many_more_tasks_than_run_at_a_time(group_sizes):
+    with stacked_fits(n_processes=2, n_fits=3):
+        assert joblib.Parallel()(joblib.delayed(abs)(-n) for n in range(50)) == list(range(50))
+        assert max(group_sizes) == 3
+        with joblib.Parallel() as parallel:
+            for n in (1, 20):
+                assert parallel(joblib.delayed(abs)(-i) for i in range(n)) == list(range(n))
+        for pre_dispatch in ("all", 5, 1):
+            tasks = (joblib.delayed(abs)(-n) for n in range(20))
+            assert joblib.Parallel(pre_dispatch=pre_dispatch)(tasks) == list(range(20))
+        assert joblib.Parallel()([]) == []
+
+
+@pytest.mark.parametrize("return_as", ["generator", "generator_unordered"])
+def test_results_may_be_generated(return_as):
+    with stacked_fits(n_processes=2, n_fits=3):
+        results = joblib.Parallel(return_as=return_as)(joblib.delayed(abs)(-n) for n in range(30))
+        assert sorted(results) == list(range(30))
+
+
+def test_calls_may_overlap():
+    expected = cross_val_score(MLP, X, Y, cv=3)
+    scores = []
+
+    def score():
+        with stacked_fits(n_processes=2):
+            scores.append(cross_val_score(MLP, X, Y, cv=3))
+
+    threads = [threading.Thread(target=score) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_allclose(scores, [expected] * 3)
+
+
+def test_a_failing_candidate_fails_alone():
+    grid = [{"solver": ["sgd"], "learning_rate_init": [0.01, 1e200]}, {"alpha": [-1.0]}]
+    search = GridSearchCV(MLP, grid, cv=2, error_score=-7.0, refit=False)
+    with stacked_fits(n_processes=2), pytest.warns(FitFailedWarning, match="fits failed"):
+        assert (_scores(search) == -7.0).tolist() == [False, True, True]
+
+
+def test_errors_are_raised_and_leave_the_processes_usable():
+    with stacked_fits(n_processes=2):
+        with pytest.raises(ValueError, match="alpha"):
+            cross_val_score(clone(MLP).set_params(alpha=-1), X, Y, cv=3, error_score="raise")
+        with pytest.raises(ValueError, match="many") as raised:
+            joblib.Parallel()(joblib.delayed(int)(number) for number in ("1", "many", "3"))
+        assert "run_group" in str(raised.value.__cause__)  # the traceback there
+        with pytest.raises(Exception, match="pickle"):
+            joblib.Parallel()(joblib.delayed(abs)(threading.Lock()) for _ in range(3))
+        with pytest.raises(Exception, match="pickle"):
+            joblib.Parallel()(joblib.delayed(threading.Lock)() for _ in range(3))
+        assert len(cross_val_score(MLP, X, Y, cv=3)) == 3
+
+
+def test_a_process_that_ends_is_an_error():
+    with stacked_fits(n_processes=2):
+        with pytest.raises(joblib.externals.loky.process_executor.TerminatedWorkerError):
+            joblib.Parallel()(joblib.delayed(os._exit)(1) for _ in range(3))
+        assert joblib.Parallel()(joblib.delayed(abs)(-n) for n in range(3)) == [0, 1, 2]
+
+
+def test_ctrl_c_ends_the_processes():
+    endless = clone(MLP).set_params(max_iter=10**6, tol=0, n_iter_no_change=np.inf)
+    with stacked_fits(n_processes=2):
+        cross_val_score(MLP, X, Y, cv=2)
+        processes = list(get_reusable_executor(reuse=True)._processes.values())
+        timer = threading.Timer(1.0, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
+        timer.start()
+        start = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            cross_val_score(endless, X, Y, cv=4)
+        assert time.monotonic() - start < 20
+        for process in processes:
+            process.join(timeout=20)
+            assert not process.is_alive()
+
+
+def test_tasks_that_share_memory_run_in_threads():
+    seen = []
+    with stacked_fits(n_processes=2):
+        joblib.Parallel(require="sharedmem")(joblib.delayed(seen.append)(n) for n in range(5))
+    assert sorted(seen) == [0, 1, 2, 3, 4]
+
+
+def _tell_process():
+    return os.getpid()
+
+
+def test_by_name_and_how_many():
+    with joblib.parallel_config("stacked", n_processes=2):
+        assert joblib.effective_n_jobs() == 128
+        assert os.getpid() not in joblib.Parallel()(joblib.delayed(_tell_process)() for _ in range(4))
+        assert set(joblib.Parallel(n_jobs=1)(joblib.delayed(_tell_process)() for _ in range(4))) == {os.getpid()}
+    with stacked_fits(n_processes=-1, n_fits=5):
+        assert joblib.effective_n_jobs() == 5 * joblib.cpu_count()
+    with stacked_fits(n_processes=-1000), stacked_fits(n_processes=1):
+        assert set(joblib.Parallel()(joblib.delayed(_tell_process)() for _ in range(4))) == {os.getpid()}
+
+
+@pytest.mark.parametrize("n_processes", [0, 1.5, True, "all", None])
+def test_n_processes_is_checked(n_processes):
+    with pytest.raises(ValueError, match="n_processes must be an integer"), stacked_fits(n_processes=n_processes):
+        pass
