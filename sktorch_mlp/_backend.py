@@ -5,14 +5,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from numbers import Integral
 from typing import Any
 
 import joblib
 from joblib._parallel_backends import FallbackToBackend, LokyBackend, ParallelBackendBase, SequentialBackend
 
-from ._calls import CallInProcesses, CallInThreads, Task
+from ._calls import StackedProcessesBackend, StackedThreadsBackend, Task
 from ._meeting import Meeting, meeting_here
 
 #: Tasks that run at a time.
@@ -33,7 +33,7 @@ class StackedBackend(ParallelBackendBase):
     n_fits : int, default=64
         Tasks at a time, in each process.
     n_processes : int, default=1
-        For the outermost calls; negative as in joblib.
+        For the outermost calls; negative as `n_jobs` is.
     """
 
     supports_retrieve_callback = True
@@ -41,15 +41,14 @@ class StackedBackend(ParallelBackendBase):
     uses_threads = True
     default_n_jobs = -1
 
-    def __init__(
-        self, nesting_level: int | None = None, n_fits: int = _N_FITS, n_processes: int = 1, **kwargs: Any
-    ) -> None:
-        super().__init__(nesting_level=nesting_level, **kwargs)
+    def __init__(self, nesting_level: int | None = None, n_fits: int = _N_FITS, n_processes: int = 1) -> None:
+        super().__init__(nesting_level=nesting_level)
         if not _is_integer(n_fits) or n_fits < 1:
             raise ValueError(f"n_fits must be an integer of at least 1, got {n_fits!r}.")
         if not _is_integer(n_processes) or n_processes == 0:
             raise ValueError(
-                f"n_processes must be an integer of at least 1, or -1 for one a core, got {n_processes!r}."
+                "n_processes must be an integer of at least 1, or negative: -1 for all cores, -2 for all but one. "
+                f"Got {n_processes!r}."
             )
         self._n_fits, self._n_processes = int(n_fits), int(n_processes)
 
@@ -60,11 +59,14 @@ class StackedBackend(ParallelBackendBase):
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """`n_fits` in each process whatever was asked for, save that 1 remains 1."""
+        return self._n_tasks(n_jobs, self._count_processes())
+
+    def _n_tasks(self, n_jobs: int | None, n_processes: int) -> int:
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
         if n_jobs == 1 or self._meeting.n_threads >= _MOST_THREADS:
             return 1
-        return self._n_fits * self._count_processes()
+        return self._n_fits * n_processes
 
     def _count_processes(self) -> int:
         is_nested = bool(self.nesting_level)
@@ -76,33 +78,49 @@ class StackedBackend(ParallelBackendBase):
         """Hand over to a backend for this call."""
         level = self.nesting_level or 0
         nested = StackedBackend(level + 1, self._n_fits)
-        n_processes = 1 if require == "sharedmem" else self._count_processes()
-        if self.effective_n_jobs(n_jobs) == 1:
+        # Results that are generated are to be on their way before anyone asks for them, and groups are not.
+        in_threads = require == "sharedmem" or parallel.return_generator
+        n_processes = 1 if in_threads else self._count_processes()
+        if self._n_tasks(n_jobs, n_processes) == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=level))
         if n_processes == 1:
-            raise FallbackToBackend(CallInThreads(self._meeting, self._n_fits, nested))
-        raise FallbackToBackend(CallInProcesses(partial(_run_group, self._n_fits), n_processes, self._n_fits, nested))
+            raise FallbackToBackend(StackedThreadsBackend(self._meeting, self._n_fits, nested))
+        run_group = _RunGroup(self._n_fits)
+        raise FallbackToBackend(StackedProcessesBackend(run_group, n_processes, self._n_fits, nested))
 
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-@cache
-def _leave_imports_to_stay() -> None:
-    """Spare the garbage collector what has been imported.
+class _RunGroup:
+    """Runs tasks in the threads of a process.
 
-    joblib's workers collect all garbage once a second, which takes 0.13 s for all that
-    PyTorch and scikit-learn consist of.
+    joblib's processes collect all garbage now and then (unless psutil is installed), which
+    takes 0.13 s for what PyTorch and scikit-learn consist of. So when this object arrives in
+    a process for the first time, and no task has yet, what has been imported is exempted.
+
+    Parameters
+    ----------
+    n_fits : int
     """
+
+    def __init__(self, n_fits: int) -> None:
+        self._n_fits = n_fits
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _exempt_imports_from_collection()
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Any]:
+        with stacked_fits(n_fits=self._n_fits):
+            return joblib.Parallel()(joblib.delayed(task)() for task in tasks)
+
+
+@cache
+def _exempt_imports_from_collection() -> None:
+    gc.collect()
     gc.freeze()
-
-
-def _run_group(n_fits: int, tasks: Sequence[Task]) -> list[Any]:
-    """Run tasks in the threads of this process."""
-    _leave_imports_to_stay()
-    with stacked_fits(n_fits=n_fits):
-        return joblib.Parallel()(joblib.delayed(task)() for task in tasks)
 
 
 joblib.register_parallel_backend("stacked", StackedBackend)
@@ -114,18 +132,18 @@ def stacked_fits(*, n_fits: int = _N_FITS, n_processes: int = 1) -> Iterator[Non
 
     Inside the context scikit-learn's tools that fit clones through joblib (`GridSearchCV`,
     `cross_validate`, `BaggingClassifier`, `OneVsRestClassifier` …) run their tasks in
-    threads, on request those of several processes. A fit of an `MLPTorchClassifier` or `MLPTorchRegressor` in such a thread, alone
-    or as a step of a `Pipeline`, waits until no task is left that could still come to a
-    fit. Then all that wait train at once: those with the same layers, activation,
-    solver, batch size and number of mini-batches as one stack of networks, every
-    operation of a training step being done for all of them. Learning rates, penalties,
-    seeds, rows and stopping may differ. Each fit gets what it would get alone, up to
-    rounding.
+    threads, of this process or of several. A fit of an `MLPTorchClassifier` or
+    `MLPTorchRegressor` in such a thread, alone or as a step of a `Pipeline`, waits until no
+    task is left that could still come to a fit. Then all that wait train at once: those
+    with the same layers, activation, solver, batch size and number of mini-batches as one
+    stack of networks, every operation of a training step being done for all of them.
+    Learning rates, penalties, seeds, rows and stopping may differ. Each fit gets what it
+    would get alone, up to rounding.
 
     All else runs as always: other estimators and transformers in these threads, fits
     with ``solver="lbfgs"`` or sparse X too. A fit outside of a parallel call is not
-    affected, nor is what a call with ``n_jobs=1`` runs; any other `n_jobs` stands for
-    `n_fits`. With ``random_state=None`` the fits draw from numpy's global state in an order
+    affected, nor is what a call with ``n_jobs=1`` runs; any other `n_jobs` makes no
+    difference. With ``random_state=None`` the fits draw from numpy's global state in an order
     that is another each time.
 
     Parameters
@@ -134,10 +152,10 @@ def stacked_fits(*, n_fits: int = _N_FITS, n_processes: int = 1) -> Iterator[Non
         Tasks that run at a time, in each process, and with it the most fits that train at
         once. More need more memory: each task holds its training data.
     n_processes : int, default=1
-        Processes in which tasks run; -1 for one a core. With more than one, tasks and
-        results are pickled, as they are by ``n_jobs=2`` without this context, and what
-        surrounds the fits (scaling, scoring) runs on several cores as well. Parallel calls
-        inside of tasks stay in the process of the task. On a GPU leave it at 1.
+        Processes in which tasks run; -1 for one a core, -2 for one less. With more than
+        one, tasks and results are pickled, as they are by ``n_jobs=2`` without this context,
+        and what surrounds the fits (scaling, scoring) runs on several cores as well.
+        Parallel calls inside of tasks stay in the process of the task.
 
     Yields
     ------

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -123,15 +123,17 @@ class BaseMLPTorch(CallbackSupportMixin, BaseEstimator, ABC):
         self.__dict__.update({name: value for name, value in arguments.items() if name != "self"})
 
     @classmethod
-    @cache
     def _get_param_names(cls) -> list[str]:
         """As inherited, which reads the signature anew for each `clone`, `get_params` and `set_params`."""
-        return super()._get_param_names()
+        if "_param_names" not in vars(cls):
+            cls._param_names = tuple(super()._get_param_names())
+        return [*cls._param_names]
 
     if TYPE_CHECKING:  # the parameters
 
         def __getattr__(self, name: str) -> Any: ...
 
+    _param_names: ClassVar[tuple[str, ...]]
     coefs_: list[np.ndarray]
     intercepts_: list[np.ndarray]
     normalizations_: list[dict[str, np.ndarray]]

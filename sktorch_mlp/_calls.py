@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from joblib._parallel_backends import LokyBackend, ParallelBackendBase
+from joblib._utils import _retrieve_traceback_capturing_wrapped_call, _TracebackCapturingWrapper
 
 from ._meeting import Meeting, Pool
 
@@ -17,7 +18,7 @@ Task = Callable[[], Any]
 _Held = tuple[Task, "Future[Any]"]
 
 
-class CallInThreads(ParallelBackendBase):
+class StackedThreadsBackend(ParallelBackendBase):
     """Runs tasks in threads of this process, whose fits wait for each other.
 
     Parameters
@@ -75,14 +76,14 @@ class CallInThreads(ParallelBackendBase):
         if self._is_to_dispatch:
             self._is_to_dispatch = False
             self._pool.begin_dispatch()
-        future = self._pool.submit(func)
+        future = self._pool.submit(_TracebackCapturingWrapper(func))
         if callback is not None:
             future.add_done_callback(callback)
         return future
 
     def retrieve_result_callback(self, out: Future[Any]) -> Any:
         """The result of a task, or its error."""
-        return out.result()
+        return _retrieve_traceback_capturing_wrapped_call(out.result())
 
     def terminate(self) -> None:
         """Wait for all threads to end."""
@@ -99,17 +100,18 @@ class CallInThreads(ParallelBackendBase):
             self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel)
 
 
-class CallInProcesses(LokyBackend):
+class StackedProcessesBackend(LokyBackend):
     """Runs tasks in joblib's own processes, which get a group of them at a time.
 
-    joblib hands over one task after the other: first a row of them, later another for each
-    one that has ended. They are held back until there is a full group for each process, or
-    the row is complete, or all results of a group have been told.
+    joblib hands over one task after the other: some before it waits for results, then
+    another for each one that has ended. They are held back until there is a full group for
+    each process, or joblib waits, or all results of a group have been set.
 
     Parameters
     ----------
     run_group : callable
-        ``run_group(tasks) -> results``, which a process calls.
+        ``run_group(tasks) -> results``, which a process calls. It gets there, by pickle,
+        before any tasks do.
     n_processes : int
     group_size : int
         Most tasks of a group.
@@ -162,25 +164,39 @@ class CallInProcesses(LokyBackend):
             self._held.append((func, future))
             is_full = len(self._held) == self._n_processes * self._group_size
         if is_full:
-            self._send(self._n_processes)
+            self._send()
         return future
 
     @contextmanager
     def retrieval_context(self) -> Iterator[None]:
-        """While the caller waits for results; the first row of tasks is complete."""
-        self._send(self._n_processes)
+        """While the caller waits for results."""
+        self._send()
         yield
 
-    def _send(self, n_groups: int) -> None:
-        """Send what is held, as so many groups."""
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """End the processes."""
+        with self._change:
+            self._held = []
+        super().abort_everything(ensure_ready)
+
+    def _send(self, n_ended: int = 0) -> None:
+        """Send what is held, in place of so many tasks of a group that has ended."""
         with self._change:
             held, self._held = self._held, []
-        for group in (held[i::n_groups] for i in range(min(n_groups, len(held)))):
-            ended = self._workers.submit(self._run_group, [task for task, _ in group])
+        # Fewer than have ended are the last ones, and for all processes.
+        at_least = 1 if 0 < n_ended <= len(held) else min(self._n_processes, len(held))
+        n_groups = max(at_least, -(-len(held) // self._group_size))
+        # Every group has tasks from the first to the last: what makes them slow often grows along the way.
+        for group in (held[i::n_groups] for i in range(n_groups)):
+            try:
+                ended = self._workers.submit(self._run_group, [task for task, _ in group])
+            except Exception as error:  # processes are shared, and another call may have ended them
+                ended = Future()
+                ended.set_exception(error)
             ended.add_done_callback(partial(self._receive, group))
 
     def _receive(self, group: Sequence[_Held], ended: Future[Sequence[Any]]) -> None:
-        """Tell the results of a group, or what it has failed with, and send the tasks that follow."""
+        """Set the results of a group, or what it has failed with, and send the tasks that follow."""
         error = CancelledError() if ended.cancelled() else ended.exception()
         if error is None:
             for (_, future), result in zip(group, ended.result(), strict=True):
@@ -188,5 +204,4 @@ class CallInProcesses(LokyBackend):
         else:
             for _, future in group:
                 future.set_exception(error)
-        # Fewer than have ended are the last ones, and for all processes.
-        self._send(1 if len(self._held) >= len(group) else self._n_processes)
+        self._send(len(group))

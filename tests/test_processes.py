@@ -1,9 +1,11 @@
 """`stacked_fits(n_processes=2)`: the same answers from processes of which each trains stacks."""
 
+import gc
 import os
 import signal
 import threading
 import time
+import weakref
 from concurrent.futures import Future
 
 import joblib
@@ -51,13 +53,13 @@ def no_process_is_left():
 def group_sizes(monkeypatch):
     """Sizes of the groups that have come back."""
     sizes = []
-    receive = _calls.CallInProcesses._receive
+    receive = _calls.StackedProcessesBackend._receive
 
     def recorded(self, group, ended):
         sizes.append(len(group))
         receive(self, group, ended)
 
-    monkeypatch.setattr(_calls.CallInProcesses, "_receive", recorded)
+    monkeypatch.setattr(_calls.StackedProcessesBackend, "_receive", recorded)
     return sizes
 
 
@@ -132,18 +134,61 @@ def test_each_process_trains_stacks(nested):
         told = joblib.Parallel()(joblib.delayed(_fit_and_tell)(seed, nested) for seed in range(10))
     sizes = dict(sorted(told, key=lambda pair: len(pair[1])))
     assert os.getpid() not in sizes
-    assert len(sizes) == 2
-    assert [sum(some) for some in sizes.values()] == ([10, 10] if nested else [5, 5])
+    assert sum(sum(some) for some in sizes.values()) == (20 if nested else 10)
     assert all(max(some) > 1 for some in sizes.values())
 
 
-class _Processes:
-    """Runs what it is given when it is told to, in this thread."""
+def _tell_process(seconds):
+    time.sleep(seconds)
+    return os.getpid()
 
-    def __init__(self):
-        self.sizes, self._waiting = [], []
+
+def test_all_processes_are_used():
+    with stacked_fits(n_processes=2):
+        for seconds in (0.5, 1.0):  # first for both to start
+            processes = joblib.Parallel()(joblib.delayed(_tell_process)(seconds) for _ in range(4))
+    assert len(set(processes)) == 2
+    assert os.getpid() not in processes
+
+
+class _Cycle:
+    """Only the garbage collector frees it."""
+
+    def __init__(self, payload=None):
+        self.payload, self.itself = payload, self
+
+
+_cycles = []
+
+
+def _note_cycle(cycle):
+    _cycles.append(weakref.ref(cycle))
+
+
+def _tell_collection():
+    gc.collect()
+    return gc.get_freeze_count(), [ref() is None for ref in _cycles]
+
+
+def test_imports_are_exempted_from_garbage_collection_and_tasks_are_not():
+    get_reusable_executor().shutdown(wait=True)
+    with stacked_fits(n_processes=2):
+        joblib.Parallel()(joblib.delayed(_note_cycle)(_Cycle()) for _ in range(4))
+        told = joblib.Parallel()(joblib.delayed(_tell_collection)() for _ in range(2))
+    assert all(n_frozen > 100_000 for n_frozen, _ in told)
+    assert any(are_gone for _, are_gone in told)
+    assert all(is_gone for _, are_gone in told for is_gone in are_gone)
+
+
+class _Processes:
+    """Runs what it is given when it is told to, in this thread; from `n_groups` on it has been shut down."""
+
+    def __init__(self, n_groups=100):
+        self.sizes, self._waiting, self._n_groups = [], [], n_groups
 
     def submit(self, run_group, tasks):
+        if len(self.sizes) == self._n_groups:
+            raise RuntimeError("shut down")
         self.sizes.append(len(tasks))
         self._waiting.append((Future(), run_group, tasks))
         return self._waiting[-1][0]
@@ -152,6 +197,15 @@ class _Processes:
         while self._waiting:
             future, run_group, tasks = self._waiting.pop(0)
             future.set_result(run_group(tasks))
+
+
+def _backend_on(processes):
+    """Two processes, groups of four."""
+    nested = joblib.parallel.SequentialBackend(1)
+    backend = _calls.StackedProcessesBackend(lambda tasks: [task() for task in tasks], 2, 4, nested)
+    backend._workers = processes
+    backend.start_call()
+    return backend, processes
 
 
 @pytest.mark.parametrize(
@@ -169,11 +223,7 @@ class _Processes:
     ],
 )
 def test_groups_are_full_or_of_one_size(n_tasks, first_row, expected):
-    backend = _calls.CallInProcesses(
-        lambda tasks: [task() for task in tasks], 2, 4, joblib.parallel.SequentialBackend(1)
-    )
-    backend._workers = processes = _Processes()
-    backend.start_call()
+    backend, processes = _backend_on(_Processes())
     to_do, done = list(range(n_tasks)), []
 
     def submit_next():
@@ -191,6 +241,26 @@ def test_groups_are_full_or_of_one_size(n_tasks, first_row, expected):
         processes.run()
     assert sorted(done) == list(range(n_tasks))
     assert processes.sizes == expected
+
+
+def test_groups_that_end_while_tasks_are_handed_out():
+    backend, processes = _backend_on(_Processes())
+    for _ in range(8 + 7):
+        backend.submit(int)
+    processes.run()  # a group of four ends, and seven tasks wait
+    for _ in range(2):
+        backend.submit(int)
+    with backend.retrieval_context():
+        processes.run()
+    assert processes.sizes == [4, 4, 4, 3, 1, 1]
+
+
+def test_tasks_fail_if_there_are_no_processes_any_more():
+    backend, processes = _backend_on(_Processes(n_groups=3))
+    futures = [backend.submit(int) for _ in range(8 + 7)]
+    processes.run()
+    assert [future.done() for future in futures] == [True] * 15
+    assert [future.exception() is None for future in futures] == [True] * 8 + [True, False] * 3 + [True]
 
 
 def test_many_more_tasks_than_run_at_a_time(group_sizes):
@@ -211,6 +281,14 @@ def test_results_may_be_generated(return_as):
     with stacked_fits(n_processes=2, n_fits=3):
         results = joblib.Parallel(return_as=return_as)(joblib.delayed(abs)(-n) for n in range(30))
         assert sorted(results) == list(range(30))
+
+
+def test_generated_results_are_on_their_way_before_they_are_asked_for():
+    begun = threading.Event()
+    with stacked_fits(n_processes=2):
+        results = joblib.Parallel(return_as="generator")(joblib.delayed(begun.set)() for _ in range(3))
+        assert begun.wait(20)
+        assert list(results) == [None] * 3
 
 
 def test_calls_may_overlap():
@@ -236,13 +314,17 @@ def test_a_failing_candidate_fails_alone():
         assert (_scores(search) == -7.0).tolist() == [False, True, True]
 
 
+def _to_number(text):
+    return int(text)
+
+
 def test_errors_are_raised_and_leave_the_processes_usable():
     with stacked_fits(n_processes=2):
         with pytest.raises(ValueError, match="alpha"):
             cross_val_score(clone(MLP).set_params(alpha=-1), X, Y, cv=3, error_score="raise")
         with pytest.raises(ValueError, match="many") as raised:
-            joblib.Parallel()(joblib.delayed(int)(number) for number in ("1", "many", "3"))
-        assert "run_group" in str(raised.value.__cause__)  # the traceback there
+            joblib.Parallel()(joblib.delayed(_to_number)(text) for text in ("1", "many", "3"))
+        assert "_to_number" in str(raised.value.__cause__)  # the traceback there
         with pytest.raises(Exception, match="pickle"):
             joblib.Parallel()(joblib.delayed(abs)(threading.Lock()) for _ in range(3))
         with pytest.raises(Exception, match="pickle"):
@@ -277,25 +359,28 @@ def test_tasks_that_share_memory_run_in_threads():
     seen = []
     with stacked_fits(n_processes=2):
         joblib.Parallel(require="sharedmem")(joblib.delayed(seen.append)(n) for n in range(5))
-    assert sorted(seen) == [0, 1, 2, 3, 4]
-
-
-def _tell_process():
-    return os.getpid()
+    with stacked_fits(n_processes=2, n_fits=1):
+        joblib.Parallel(require="sharedmem")(joblib.delayed(seen.append)(n) for n in range(5, 7))
+    assert sorted(seen) == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_by_name_and_how_many():
     with joblib.parallel_config("stacked", n_processes=2):
         assert joblib.effective_n_jobs() == 128
-        assert os.getpid() not in joblib.Parallel()(joblib.delayed(_tell_process)() for _ in range(4))
-        assert set(joblib.Parallel(n_jobs=1)(joblib.delayed(_tell_process)() for _ in range(4))) == {os.getpid()}
+        assert os.getpid() not in joblib.Parallel()(joblib.delayed(os.getpid)() for _ in range(4))
+        assert set(joblib.Parallel(n_jobs=1)(joblib.delayed(os.getpid)() for _ in range(4))) == {os.getpid()}
     with stacked_fits(n_processes=-1, n_fits=5):
         assert joblib.effective_n_jobs() == 5 * joblib.cpu_count()
     with stacked_fits(n_processes=-1000), stacked_fits(n_processes=1):
-        assert set(joblib.Parallel()(joblib.delayed(_tell_process)() for _ in range(4))) == {os.getpid()}
+        assert set(joblib.Parallel()(joblib.delayed(os.getpid)() for _ in range(4))) == {os.getpid()}
 
 
 @pytest.mark.parametrize("n_processes", [0, 1.5, True, "all", None])
 def test_n_processes_is_checked(n_processes):
     with pytest.raises(ValueError, match="n_processes must be an integer"), stacked_fits(n_processes=n_processes):
+        pass
+
+
+def test_unknown_options_are_errors():
+    with pytest.raises(TypeError, match="n_process"), joblib.parallel_config("stacked", n_process=2):
         pass

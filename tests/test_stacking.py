@@ -403,6 +403,16 @@ def test_an_error_that_is_to_be_raised_is_raised():
         ).fit(X, Y)
 
 
+def _fails():
+    raise ValueError("no reason")
+
+
+def test_an_error_tells_where_it_was_raised():
+    with stacked_fits(), pytest.raises(ValueError, match="no reason") as raised:
+        joblib.Parallel()(joblib.delayed(_fails)() for _ in range(3))
+    assert "in _fails" in str(raised.value.__cause__)
+
+
 def _score(**params):
     return cross_val_score(clone(MLP).set_params(**params), X, Y, cv=2, error_score="raise")
 
