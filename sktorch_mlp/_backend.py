@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
@@ -113,7 +114,8 @@ class _RunGroup:
         _exempt_imports_from_collection()
 
     def __call__(self, tasks: Sequence[Task]) -> list[Any]:
-        with stacked_fits(n_fits=self._n_fits):
+        # Filters are the process's, and threads that restore them in turn leave those of another.
+        with warnings.catch_warnings(), stacked_fits(n_fits=self._n_fits):
             return joblib.Parallel()(joblib.delayed(task)() for task in tasks)
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 import weakref
 from concurrent.futures import Future
 
@@ -178,6 +179,21 @@ def test_imports_are_exempted_from_garbage_collection_and_tasks_are_not():
     assert all(n_frozen > 100_000 for n_frozen, _ in told)
     assert any(are_gone for _, are_gone in told)
     assert all(is_gone for _, are_gone in told for is_gone in are_gone)
+
+
+def _turn_warnings_into_errors():
+    warnings.simplefilter("error")
+
+
+def _first_filter():
+    return warnings.filters[0]
+
+
+def test_filters_of_warnings_do_not_outlive_a_group():
+    with stacked_fits(n_processes=2):
+        joblib.Parallel()(joblib.delayed(_turn_warnings_into_errors)() for _ in range(4))
+    filters = joblib.Parallel(n_jobs=2)(joblib.delayed(_first_filter)() for _ in range(4))
+    assert all(action != "error" for action, *_ in filters)
 
 
 class _Processes:
