@@ -108,14 +108,17 @@ class _RunGroup:
 
     def __init__(self, n_fits: int) -> None:
         self._n_fits = n_fits
+        self._filters = list(warnings.filters)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         _exempt_imports_from_collection()
 
     def __call__(self, tasks: Sequence[Task]) -> list[Any]:
-        # Filters are the process's, and threads that restore them in turn leave those of another.
+        # scikit-learn sets the caller's filters for each task, and threads that restore those of their
+        # process in turn would take them from the others: they have to be the same before.
         with warnings.catch_warnings(), stacked_fits(n_fits=self._n_fits):
+            warnings.filters = list(self._filters)
             return joblib.Parallel()(joblib.delayed(task)() for task in tasks)
 
 
@@ -156,7 +159,8 @@ def stacked_fits(*, n_fits: int = _N_FITS, n_processes: int = 1) -> Iterator[Non
     n_processes : int, default=1
         Processes in which tasks run; -1 for one a core, -2 for one less. With more than
         one, tasks and results are pickled, as they are by ``n_jobs=2`` without this context,
-        and what surrounds the fits (scaling, scoring) runs on several cores as well.
+        and what surrounds the fits (scaling, scoring) runs on several cores as well. They
+        are pickled in groups, so tasks must not change their arguments.
         Parallel calls inside of tasks stay in the process of the task.
 
     Yields

@@ -16,7 +16,7 @@ from joblib.externals.loky import get_reusable_executor
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.ensemble import BaggingClassifier
-from sklearn.exceptions import FitFailedWarning
+from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import (
     GridSearchCV,
@@ -194,6 +194,14 @@ def test_filters_of_warnings_do_not_outlive_a_group():
         joblib.Parallel()(joblib.delayed(_turn_warnings_into_errors)() for _ in range(4))
     filters = joblib.Parallel(n_jobs=2)(joblib.delayed(_first_filter)() for _ in range(4))
     assert all(action != "error" for action, *_ in filters)
+
+
+def test_filters_of_the_caller_hold_for_all_tasks():
+    with stacked_fits(n_processes=2), warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        warnings.simplefilter("ignore", FitFailedWarning)
+        with pytest.raises(ValueError, match="All the 12 fits failed"):
+            cross_val_score(MLP, X, Y, cv=12)
 
 
 class _Processes:
