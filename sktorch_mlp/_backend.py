@@ -159,9 +159,9 @@ def stacked_fits(*, n_fits: int = _N_FITS, n_processes: int = 1) -> Iterator[Non
     n_processes : int, default=1
         Processes in which tasks run; -1 for one a core, -2 for one less. With more than
         one, tasks and results are pickled, as they are by ``n_jobs=2`` without this context,
-        and what surrounds the fits (scaling, scoring) runs on several cores as well. They
-        are pickled in groups, so tasks must not change their arguments.
-        Parallel calls inside of tasks stay in the process of the task.
+        and what surrounds the fits (scaling, scoring) runs on several cores as well. Tasks
+        are pickled in groups, so they must not change their arguments in place. Parallel
+        calls inside of tasks stay in the process of the task.
 
     Yields
     ------

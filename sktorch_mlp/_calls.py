@@ -18,7 +18,25 @@ Task = Callable[[], Any]
 _Held = tuple[Task, "Future[Any]"]
 
 
-class StackedThreadsBackend(ParallelBackendBase):
+class _OneCall(ParallelBackendBase):
+    """Runs the tasks of one parallel call.
+
+    Parameters
+    ----------
+    nested : ParallelBackendBase
+        For the parallel calls of tasks.
+    """
+
+    def __init__(self, nested: ParallelBackendBase) -> None:
+        super().__init__(nesting_level=nested.nesting_level - 1)
+        self._nested = nested
+
+    def get_nested_backend(self) -> tuple[ParallelBackendBase, int]:
+        """The backend of the parallel calls of a task."""
+        return self._nested, -1
+
+
+class StackedThreadsBackend(_OneCall):
     """Runs tasks in threads of this process, whose fits wait for each other.
 
     Parameters
@@ -34,8 +52,8 @@ class StackedThreadsBackend(ParallelBackendBase):
     uses_threads = True
 
     def __init__(self, meeting: Meeting, n_threads: int, nested: ParallelBackendBase) -> None:
-        super().__init__(nesting_level=nested.nesting_level - 1)
-        self._meeting, self._n_threads, self._nested = meeting, n_threads, nested
+        super().__init__(nested)
+        self._meeting, self._n_threads = meeting, n_threads
         self._pool: Pool | None = None
         self._is_to_dispatch: bool = False
 
@@ -48,10 +66,6 @@ class StackedThreadsBackend(ParallelBackendBase):
         self.parallel = parallel
         self._pool = Pool(self._meeting, self._n_threads)
         return self._n_threads
-
-    def get_nested_backend(self) -> tuple[ParallelBackendBase, int]:
-        """The backend of the parallel calls of a task."""
-        return self._nested, -1
 
     def start_call(self) -> None:
         """A call begins; one whose results are generated hands out tasks when it pleases."""
@@ -100,7 +114,7 @@ class StackedThreadsBackend(ParallelBackendBase):
             self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel)
 
 
-class StackedProcessesBackend(LokyBackend):
+class StackedProcessesBackend(_OneCall, LokyBackend):
     """Runs tasks in joblib's own processes, which get a group of them at a time.
 
     joblib hands over one task after the other: some before it waits for results, then
@@ -126,9 +140,8 @@ class StackedProcessesBackend(LokyBackend):
         group_size: int,
         nested: ParallelBackendBase,
     ) -> None:
-        super().__init__(nesting_level=nested.nesting_level - 1)
+        super().__init__(nested)
         self._run_group, self._n_processes, self._group_size = run_group, n_processes, group_size
-        self._nested = nested
         self._change = threading.Lock()  # for what follows
         self._held: list[_Held] = []
 
@@ -143,17 +156,9 @@ class StackedProcessesBackend(LokyBackend):
         self._workers, self.parallel = processes._workers, parallel
         return self.effective_n_jobs(n_jobs)
 
-    def get_nested_backend(self) -> tuple[ParallelBackendBase, int]:
-        """The backend of the parallel calls of a task."""
-        return self._nested, -1
-
     def compute_batch_size(self) -> int:
         """One: tasks are grouped here."""
         return 1
-
-    def start_call(self) -> None:
-        """A call begins."""
-        self._held = []
 
     def submit(self, func: Task, callback: Callable[[Any], None] | None = None) -> Future[Any]:
         """Schedule a task."""

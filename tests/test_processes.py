@@ -228,7 +228,6 @@ def _backend_on(processes):
     nested = joblib.parallel.SequentialBackend(1)
     backend = _calls.StackedProcessesBackend(lambda tasks: [task() for task in tasks], 2, 4, nested)
     backend._workers = processes
-    backend.start_call()
     return backend, processes
 
 
