@@ -1,23 +1,24 @@
 """Callbacks that neither scikit-learn nor skorch has, for `set_callbacks`.
 
-They follow scikit-learn's protocol: an epoch is a task of the fit. Set on an estimator
-inside a `Pipeline` or a search they watch each of its fits on its own.
+They follow the protocol of scikit-learn: an epoch is a task of the fit. Set on an
+estimator inside a `Pipeline` or a search they observe each of its fits separately.
 """
 
 from __future__ import annotations
 
-import copy
 import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import joblib
 
+from ._interop.compat import copy_without_callbacks
+
 __all__ = ["BestSnapshot", "LiveMetrics", "TimeLimit"]
 
 
 class _Callback:
-    """A callback with nothing to do but at the end of an epoch."""
+    """A callback that acts at the end of an epoch."""
 
     def setup(self, estimator: Any, context: Any) -> None:
         """Called before a fit."""
@@ -30,14 +31,14 @@ class _Callback:
 
 
 class TimeLimit(_Callback):
-    """Ends a fit after the epoch in which it has reached a time limit.
+    """Stop a fit after the epoch in which it reaches a time limit.
 
-    The model is the one reached by then; with early stopping that of the best epoch.
+    The model is that of the last epoch, with early stopping that of the best one.
 
     Parameters
     ----------
     seconds : float
-        From the beginning of the fit.
+        Time limit, from the beginning of the fit.
 
     Examples
     --------
@@ -57,28 +58,28 @@ class TimeLimit(_Callback):
         """Stop if the time is over."""
         if context.task_name != "epoch":
             return False
-        return datetime.now(UTC) - context.parent.init_time >= timedelta(seconds=self.seconds)
+        return bool(datetime.now(UTC) - context.parent.init_time >= timedelta(seconds=self.seconds))
 
 
 class BestSnapshot(_Callback):
-    """Keeps the model of the best epoch as an estimator of its own, and saves it if asked to.
+    """Keep the model of the best epoch as an estimator of its own, and optionally save it.
 
     Parameters
     ----------
     monitor : {'validation_loss', 'validation_score', 'loss'}, default='validation_loss'
-        What to judge by; the first two need validation data.
+        Quantity that decides; the first two need validation data.
     path : str or path-like, default=None
-        Where to save each new best with `joblib.dump`. Fits of one search overwrite each
-        other's.
+        File to which `joblib.dump` saves each new best model. Fits of one search overwrite
+        each other's file.
 
     Attributes
     ----------
     best_estimator_ : estimator
-        The model of the best epoch of the last fit that ended.
+        Model of the best epoch of the last fit that ended.
     best_epoch_ : int
-        Its number, counted from 1.
+        Number of that epoch, counted from 1.
     best_value_ : float
-        What it was judged by.
+        Value of the monitored quantity in it.
 
     Examples
     --------
@@ -109,7 +110,7 @@ class BestSnapshot(_Callback):
         value, fit = record[self.monitor], id(context.parent)
         sign = -1 if self.monitor.endswith("score") else 1
         if fit not in self._best or sign * value < sign * self._best[fit][0]:
-            snapshot = _without_callbacks(fitted_estimator)
+            snapshot = copy_without_callbacks(fitted_estimator)
             self._best[fit] = value, record["epoch"], snapshot
             if self.path is not None:
                 joblib.dump(snapshot, self.path)
@@ -120,24 +121,16 @@ class BestSnapshot(_Callback):
             self.best_value_, self.best_epoch_, self.best_estimator_ = self._best.pop(id(context))
 
 
-def _without_callbacks(estimator: Any) -> Any:
-    """A copy that does not hold what watches the fit."""
-    twin = copy.copy(estimator)
-    for name in ("_skl_callbacks", "_skl_callbacks_to_teardown", "_callback_fit_ctx", "_parent_callback_ctx"):
-        twin.__dict__.pop(name, None)
-    return twin
-
-
 class LiveMetrics(_Callback):
-    """A progress bar of each fit with its latest loss, validation score and the time left; it needs rich.
+    """Show a progress bar for each fit with its latest loss, validation score and time left. Needs rich.
 
-    scikit-learn's `ProgressBar` counts the tasks of a whole search; this one shows what a
-    single long fit has reached.
+    The `ProgressBar` of scikit-learn counts the tasks of a whole search. This one follows a
+    single long fit.
 
     Parameters
     ----------
     console : rich.console.Console, default=None
-        Where to show it; None for the terminal or notebook.
+        Console to print to; None for the terminal or notebook.
     """
 
     def __init__(self, console: Any = None) -> None:

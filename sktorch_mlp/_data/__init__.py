@@ -1,0 +1,1 @@
+"""From validated arrays to mini-batches on the device; imports `_nn`."""

@@ -1,0 +1,334 @@
+"""Mini-batches of an epoch, in buffers that stay in place from epoch to epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sktorch_mlp._nn.inputs import Batch
+from sktorch_mlp._nn.tensors import StateDict, squeeze_stack
+
+from .rows import BatchLoader
+from .samples import Samples
+
+#: Rows of a segment, and off the CPU its mini-batches.
+SEGMENT_ROWS = 2**17
+_SEGMENT_BATCHES = 64
+
+
+class Shuffler:
+    """Order of the training rows of one network, epoch after epoch.
+
+    Shuffles cumulatively from a random stream of numpy as `sklearn.utils.shuffle` does, so
+    that mini-batches are those of scikit-learn.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows,)
+        Indices to order.
+    random_state : RandomState or None
+        Source of the permutations. With None the order stays.
+    """
+
+    def __init__(self, rows: np.ndarray, random_state: np.random.RandomState | None) -> None:
+        self._rows, self._random_state = rows, random_state
+        self._is_ahead = False
+
+    def shuffle_ahead(self) -> None:
+        """Shuffle for the next epoch already."""
+        if self._random_state is not None and not self._is_ahead:
+            self._rows = self._rows[self._random_state.permutation(len(self._rows))]
+            self._is_ahead = True
+
+    def next_epoch(self) -> np.ndarray:
+        """Indices in the order of the next epoch."""
+        self.shuffle_ahead()
+        self._is_ahead = False
+        return self._rows
+
+    def state_dict(self) -> StateDict:
+        """Order of the rows, and state of the random stream."""
+        state = None if self._random_state is None else self._random_state.get_state()
+        return {"rows": self._rows, "is_ahead": self._is_ahead, "random_state": state}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Set order and stream to a state. The global stream of numpy, from which others have drawn, stays as it is."""
+        self._rows, self._is_ahead = state["rows"], state["is_ahead"]
+        if self._random_state is not None and self._random_state is not _global_random_state():
+            self._random_state.set_state(state["random_state"])
+
+
+def _global_random_state() -> np.random.RandomState:
+    """The random state that scikit-learn takes for ``random_state=None``: numpy's functions are its methods."""
+    random_state: np.random.RandomState = getattr(np.random.random_sample, "__self__")  # noqa: B009 - typed as a function
+    return random_state
+
+
+class MiniBatches:
+    """The training rows of a stack in mini-batches, epoch after epoch.
+
+    An epoch is a sequence of segments. All but the last are alike and share their buffers.
+
+    Parameters
+    ----------
+    samples : Samples
+    shufflers : sequence of Shuffler
+        One for each network.
+    batch_size : int
+        Rows of a batch; a short last batch is kept. Networks may differ in their number of
+        rows, but not in that of batches.
+    longest_segment : int, default=None
+        Most batches of a segment; None for as many as memory allows.
+    segment_rows : int, default=2**17
+        Most rows of a segment.
+
+    Attributes
+    ----------
+    segments : list of Segment
+        Segments of an epoch, in order. Those that are alike are the same object.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        shufflers: Sequence[Shuffler],
+        batch_size: int,
+        longest_segment: int | None = None,
+        segment_rows: int = SEGMENT_ROWS,
+    ) -> None:
+        self._samples, self._shufflers = samples, shufflers
+        n_train = [len(rows) for rows in samples.indices]
+        n_rows = max(n_train)
+        sizes = [min(batch_size, n_rows - start) for start in range(0, n_rows, batch_size)]
+        if min(n_train) <= n_rows - sizes[-1]:
+            raise ValueError(f"{min(n_train)} and {n_rows} rows differ in their number of batches of {batch_size}.")
+        per_segment = max(1, segment_rows // batch_size)
+        if samples.rows.device.type != "cpu":
+            per_segment = min(per_segment, _SEGMENT_BATCHES)
+        per_segment = min(per_segment, longest_segment or per_segment)
+        parts = [sizes[start : start + per_segment] for start in range(0, len(sizes), per_segment)]
+        last = Segment(samples, parts[-1], n_train, n_missing=[n_rows - n for n in n_train])
+        if len(parts) > 1:
+            first = Segment(samples, parts[0], n_train, n_missing=[0] * len(n_train))
+        self.segments = [first] * (len(parts) - 1) + [last] if len(parts) > 1 else [last]
+        self._lengths = [sum(part) for part in parts]
+        if len(sizes) == 1:  # all training rows, whose order does not matter
+            last.load(*samples.stack_indices(samples.indices), once=True)
+
+    def shuffle_ahead(self) -> None:
+        """Shuffle for the next epoch already."""
+        for shuffler in self._shufflers:
+            shuffler.shuffle_ahead()
+
+    def next_epoch(self) -> Iterator[Segment]:
+        """Shuffle, and load the segments of the epoch one after the other."""
+        orders = [shuffler.next_epoch() for shuffler in self._shufflers]
+        if self.segments[-1].is_loaded_once:
+            yield self.segments[-1]
+            return
+        parts = (indices.split(self._lengths, -1) for indices in self._samples.stack_indices(orders))
+        for segment, rows, target_rows in zip(self.segments, *parts, strict=True):
+            segment.load(rows, target_rows)
+            yield segment
+
+
+class UniformWeights:
+    """Weights of mini-batches whose rows all count the same.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Rows of each mini-batch.
+    n_train : sequence of int
+        Rows of an epoch, for each network.
+    like : Tensor
+        Of the dtype and device wanted.
+
+    Attributes
+    ----------
+    fractions : list of Tensor, 0-d
+        Weight of a row as a fraction of its batch.
+    totals : Tensor of shape (n_batches, n_networks)
+        Sum of the weights of each batch.
+    batch_fractions : Tensor of shape (n_batches, n_networks)
+        Rows of each batch as a fraction of the epoch.
+    """
+
+    #: Whether each load of a segment sets new weights.
+    vary = False
+
+    def __init__(self, sizes: Sequence[int], n_train: Sequence[int], like: Tensor) -> None:
+        n_networks = len(n_train)
+        self.fractions = [like.new_tensor(1 / size) for size in sizes]
+        self.totals = like.new_tensor(sizes).unsqueeze(-1).expand(-1, n_networks)
+        self.batch_fractions = self.totals / like.new_tensor(n_train)
+        self._row_fraction = 1 / squeeze_stack(like.new_tensor(n_train))
+        self._row_axes = None if n_networks == 1 else (-1, -2)
+
+    def mean(self, row_losses: Tensor) -> Tensor:
+        """Share of the segment in the loss of the epoch, 0-d or (n_networks,).
+
+        The loss of an epoch is the mean over rows of the losses of their batches.
+
+        Parameters
+        ----------
+        row_losses : Tensor of shape (..., 1, n_rows)
+        """
+        return row_losses.sum(self._row_axes) * self._row_fraction
+
+
+class SampleWeights:
+    """Weights of mini-batches whose rows count differently, by sample weights or because some are missing.
+
+    Rows are weighted within their batch, and batches by their number of rows, as in scikit-learn.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Rows of each mini-batch; none is larger than the first.
+    n_train : sequence of int
+        Rows of an epoch, for each network.
+    n_missing : sequence of int
+        Rows that each network lacks in the last mini-batch. Others fill up, without weight.
+    sample_weight : Tensor of shape (n_all_rows,) or None
+        All sample weights there are; None if rows are only missing.
+    like : Tensor
+        Of the dtype and device wanted.
+
+    Attributes
+    ----------
+    fractions : list of Tensor of shape (..., 1, n_rows_of_batch)
+        Weight of each row as a fraction of its batch.
+    totals, batch_fractions
+        As those of `UniformWeights`.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        n_train: Sequence[int],
+        n_missing: Sequence[int],
+        sample_weight: Tensor | None,
+        like: Tensor,
+    ) -> None:
+        n_networks, n_rows, n_batches = len(n_train), sum(sizes), len(sizes)
+        n_slots = n_batches * sizes[0]  # as if all batches were as large as the first
+        n_present = like.new_tensor([n_rows - n for n in n_missing]).unsqueeze(-1)
+        self._weights = (torch.arange(n_slots, device=like.device) < n_present).to(like.dtype)
+        self._is_present = self._weights[:, :n_rows].clone()
+        self._fractions = torch.zeros_like(self._weights)
+        self._epoch_fractions = torch.zeros_like(self._weights)
+        self.totals = like.new_zeros(n_batches, n_networks)
+        rows_of_batches = self._weights.unflatten(-1, (n_batches, -1)).sum(-1).mT
+        self.batch_fractions = rows_of_batches / like.new_tensor(n_train)
+        parts = self._fractions.unsqueeze(1).split(sizes[0], -1)
+        self.fractions = [squeeze_stack(part[..., :size]) for part, size in zip(parts, sizes, strict=True)]
+        self._row_fractions = squeeze_stack(self._epoch_fractions[:, None, :n_rows])
+        self._row_axes = None if n_networks == 1 else (-1, -2)
+        self.vary = sample_weight is not None
+        self._can_sum_to_zero = sample_weight is not None and bool((sample_weight <= 0).any())
+        if sample_weight is None:
+            self.set(torch.ones_like(self._is_present))
+
+    def set(self, weights: Tensor) -> None:
+        """Set the weights of the rows, (n_networks, n_rows).
+
+        Raises
+        ------
+        ZeroDivisionError
+            If those of a mini-batch sum to zero.
+        """
+        n_batches, n_networks = self.totals.shape
+        torch.mul(
+            weights.view_as(self._is_present), self._is_present, out=self._weights[:, : self._is_present.shape[-1]]
+        )
+        by_batch = self._weights.view(n_networks, n_batches, -1)
+        self.totals.copy_(by_batch.sum(-1).mT)
+        if self._can_sum_to_zero and not self.totals.all():
+            raise ZeroDivisionError(
+                "The sample weights of a mini-batch sum to zero, so that its mean loss is undefined. "
+                "Leave out the rows of weight zero, or use a larger batch_size."
+            )
+        fractions = torch.div(by_batch, self.totals.mT.unsqueeze(-1), out=self._fractions.view_as(by_batch))
+        batch_fractions = self.batch_fractions.mT.unsqueeze(-1)
+        torch.mul(fractions, batch_fractions, out=self._epoch_fractions.view_as(by_batch))
+
+    def mean(self, row_losses: Tensor) -> Tensor:
+        """Share of the segment in the loss of the epoch, 0-d or (n_networks,)."""
+        return (row_losses * self._row_fractions).sum(self._row_axes)
+
+
+class Segment:
+    """Consecutive mini-batches, with targets and weights, in buffers that stay in place.
+
+    Parameters
+    ----------
+    samples : Samples
+    sizes : list of int
+        Rows of each mini-batch; none is larger than the first.
+    n_train : sequence of int
+        Rows of an epoch, for each network.
+    n_missing : sequence of int
+        Rows that each network lacks in the last mini-batch.
+
+    Attributes
+    ----------
+    sizes : list of int
+    targets : Tensor of shape (..., n_targets, n_rows)
+    batch_targets : sequence of Tensor of shape (..., n_targets, n_rows_of_batch)
+    weights : UniformWeights or SampleWeights
+    can_be_captured : bool
+        Whether its steps are nothing but kernels on a GPU, in tensors that stay in place.
+    is_loaded_once : bool
+        Whether it always has the same rows.
+    """
+
+    def __init__(self, samples: Samples, sizes: list[int], n_train: Sequence[int], n_missing: Sequence[int]) -> None:
+        n_networks, n_rows = len(n_train), sum(sizes)
+        like = torch.empty(0, dtype=samples.rows.dtype, device=samples.rows.device)
+        self._samples, self.sizes, self.is_loaded_once = samples, sizes, False
+        self._rows = squeeze_stack(torch.zeros(n_networks, n_rows, dtype=torch.int64, device=like.device))
+        self._gathered = samples.targets.new_empty(len(samples.targets), n_networks * n_rows)
+        self.targets = self._gathered.unflatten(-1, self._rows.shape).movedim(0, -2)
+        self.batch_targets = self.targets.split(sizes, -1)
+        self.can_be_captured = like.device.type == "cuda" and not samples.rows.is_sparse
+        self._loaders: list[BatchLoader] = []
+        self._batches: list[Batch] = []
+        self.weights: UniformWeights | SampleWeights
+        if samples.weights is None and not any(n_missing):
+            self.weights = UniformWeights(sizes, n_train, like)
+        else:
+            self.weights = SampleWeights(sizes, n_train, n_missing, samples.weights, like)
+
+    def load(self, rows: Tensor, target_rows: Tensor, *, once: bool = False) -> None:
+        """Take these rows, of shape ([n_networks,] n_rows); if `once`, no others will follow.
+
+        Raises
+        ------
+        ZeroDivisionError
+            If the sample weights of a mini-batch sum to zero.
+        """
+        if once:
+            self._rows, self.is_loaded_once = rows, True
+            self._batches = [self._samples.rows.take(rows)]
+        else:
+            self._rows.copy_(rows)
+            self._loaders = self._loaders or self._samples.rows.loaders(self._rows, self.sizes)
+        torch.index_select(self._samples.targets, -1, target_rows.flatten(), out=self._gathered)
+        if self._samples.weights is not None and isinstance(self.weights, SampleWeights):
+            self.weights.set(self._samples.weights.index_select(0, target_rows.flatten()))
+            self.weights.vary = not once
+
+    @property
+    def batch_rows(self) -> Sequence[Tensor]:
+        """Indices of the rows of each mini-batch, of shape ([n_networks,] n_rows_of_batch)."""
+        return [*self._rows.split(self.sizes, -1)]
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the mini-batches; each is valid until the next one."""
+        yield from self._batches
+        for load in self._loaders:
+            yield from load()

@@ -1,0 +1,226 @@
+"""The rows of X: dense or sparse, placed on the device and gathered batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from sktorch_mlp._nn.inputs import Batch, DenseBatch, SparseBatch, SparseRows
+from sktorch_mlp._nn.tensors import as_tensor, squeeze_stack
+
+#: Fills the buffers of some mini-batches with the rows that their indices name now.
+BatchLoader = Callable[[], Sequence[Batch]]
+
+#: Bytes of dense rows gathered at once: on a CPU so many that they stay in cache with the weights,
+#: elsewhere so many that calls are few.
+_GATHER_BYTES = {"cpu": 2**18, "other": 2**26}
+
+#: Bytes of X up to which it is cast, or brought into row order, as a whole. A larger copy costs
+#: more, in memory and in its first use, than to do so with the rows of each batch.
+_COPY_BYTES = 2**24
+
+#: X in column order, as most frames are, has all columns touched for each batch. So its rows are
+#: gathered for many batches at once: this fraction of all rows.
+_COLUMN_ORDER_FRACTION = 1 / 32
+
+
+@dataclass
+class Rows:
+    """All rows of X: a dense tensor on the device, or CSR on the host.
+
+    Parameters
+    ----------
+    X : Tensor or csr_array of shape (n_rows, n_features)
+    device : torch.device
+        Device of the batches.
+    dtype : torch.dtype
+        Precision of the arithmetic; that of X may differ.
+    bfloat16 : bool, default=False
+        Whether dense batches are rounded to bfloat16 for their products.
+    copy_bytes : int, default=2**24
+        Size of X up to which it is cast, or brought into row order, as a whole.
+    """
+
+    X: Tensor | sp.csr_array
+    device: torch.device
+    dtype: torch.dtype
+    bfloat16: bool = False
+    copy_bytes: int = _COPY_BYTES
+
+    @classmethod
+    def from_array(
+        cls,
+        X: np.ndarray | sp.sparray | sp.spmatrix,
+        device: torch.device,
+        dtype: np.dtype | None = None,
+        *,
+        bfloat16: bool = False,
+        copy_bytes: int = _COPY_BYTES,
+    ) -> Rows:
+        """Place a validated X on the device; on the CPU without a copy, unless it is small and has to be cast.
+
+        Parameters
+        ----------
+        X : ndarray or sparse array of shape (n_rows, n_features)
+            In float32 or float64.
+        device : torch.device
+        dtype : numpy.dtype, default=None
+            Precision of the arithmetic; None for that of X.
+        bfloat16 : bool, default=False
+            Whether dense batches are rounded to bfloat16.
+        copy_bytes : int, default=2**24
+            Size of X up to which it is cast as a whole.
+        """
+        torch_dtype = torch.float32 if (dtype or X.dtype) == np.float32 else torch.float64
+        if sp.issparse(X):
+            rows = sp.csr_array(X)
+            if not rows.has_canonical_format:
+                rows = rows.copy()
+                rows.sum_duplicates()
+            rows.data = _cast(as_tensor(rows.data), torch_dtype).numpy()
+            return cls(rows, device, torch_dtype)
+        tensor = as_tensor(X)
+        if device.type != "cpu" or tensor.nbytes <= copy_bytes:
+            tensor = _cast(tensor, torch.bfloat16 if bfloat16 else torch_dtype).to(device)
+        return cls(tensor, device, torch_dtype, bfloat16, copy_bytes)
+
+    @property
+    def _batch_dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.bfloat16 else self.dtype
+
+    def __len__(self) -> int:
+        return int(self.X.shape[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of X; of a sparse one that of its values and their indices."""
+        X = self.X
+        return X.nbytes if isinstance(X, Tensor) else X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether X is kept sparse."""
+        return not isinstance(self.X, Tensor)
+
+    def all_rows(self, n_networks: int = 1) -> Batch:
+        """All rows as one batch, the same for each of `n_networks` networks."""
+        if isinstance(self.X, Tensor):
+            X = _cast(self.X, self._batch_dtype)
+            return DenseBatch(X if n_networks == 1 else X.expand(n_networks, -1, -1))
+        return SparseBatch([SparseRows(self.X, self.device)] * n_networks)
+
+    def take(self, indices: Tensor) -> Batch:
+        """Batch of the rows of these indices, of shape ([n_networks,] n_rows). Networks with the same rows share them."""
+        first = torch.atleast_2d(indices)[0]
+        if not (indices == first).all():
+            (load,) = self.loaders(indices, [indices.shape[-1]])
+            return load()[0]
+        takes_all = len(first) == len(self) and torch.equal(first, torch.arange(len(self), device=first.device))
+        return (self if takes_all else self[first.cpu().numpy()]).all_rows(_n_networks(indices))
+
+    def loaders(self, indices: Tensor, sizes: Sequence[int]) -> list[BatchLoader]:
+        """Functions that fill consecutive mini-batches, some at each call. Only the batches of the last call are valid.
+
+        Parameters
+        ----------
+        indices : Tensor of shape ([n_networks,] n_rows)
+            Read at each call, so that they may change in place.
+        sizes : sequence of int
+            Rows of each mini-batch; none is larger than the first.
+        """
+        if not isinstance(self.X, Tensor):
+            return [_SparseLoader(self.X, self.device, part) for part in indices.split(list(sizes), -1)]
+        n_networks = _n_networks(indices)
+        batch_bytes = n_networks * sizes[0] * self.X.shape[1] * self._batch_dtype.itemsize
+        budget = _GATHER_BYTES["cpu" if self.device.type == "cpu" else "other"]
+        X, axis = self.X, 0
+        if X.stride(-1) != 1 and X.stride(0) == 1 and X.nbytes > self.copy_bytes:
+            X, axis = X.mT, 1
+            budget = max(budget, int(_COLUMN_ORDER_FRACTION * X.nbytes))
+        n_at_once = max(1, budget // max(1, batch_bytes))
+        groups = [list(sizes[start : start + n_at_once]) for start in range(0, len(sizes), n_at_once)]
+        gather = _Gather(X.contiguous(), axis, n_networks * sum(groups[0]), self._batch_dtype)
+        parts = indices.split([sum(group) for group in groups], -1)
+        return [_DenseLoader(gather, part, group) for part, group in zip(parts, groups, strict=True)]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Rows:
+        """Some rows: a view for a slice of dense rows, else a copy."""
+        if isinstance(self.X, Tensor) and isinstance(rows, np.ndarray):
+            return replace(self, X=self.X[as_tensor(rows, self.device)])
+        return replace(self, X=self.X[rows])
+
+
+class _Gather:
+    """Gathers rows of X into a buffer. X is in row order (axis 0), or transposed (axis 1)."""
+
+    def __init__(self, X: Tensor, axis: int, n_rows: int, dtype: torch.dtype) -> None:
+        self._X, self._axis, self._is_cast = X, axis, X.dtype != dtype
+        n_features = X.shape[1 - axis]
+        self._buffer = X.new_empty(n_rows * n_features, dtype=dtype)
+        self._to_cast = X.new_empty(n_rows * n_features if self._is_cast else 0)
+
+    def _rows(self, buffer: Tensor, n_rows: int) -> Tensor:
+        shape = (n_rows, -1) if self._axis == 0 else (-1, n_rows)
+        return buffer[: n_rows * self._X.shape[1 - self._axis]].view(shape)
+
+    def view(self, n_rows: int) -> Tensor:
+        """View of the rows that `__call__` fills, of shape (n_rows, n_features)."""
+        rows = self._rows(self._buffer, n_rows)
+        return rows if self._axis == 0 else rows.mT
+
+    def __call__(self, indices: Tensor) -> None:
+        """Gather the rows of these indices."""
+        out = self._rows(self._buffer, len(indices))
+        if self._is_cast:
+            to_cast = self._rows(self._to_cast, len(indices))
+            out.copy_(torch.index_select(self._X, self._axis, indices, out=to_cast))
+        else:
+            torch.index_select(self._X, self._axis, indices, out=out)
+
+
+class _DenseLoader:
+    """Gathers the rows of some mini-batches."""
+
+    def __init__(self, gather: _Gather, indices: Tensor, sizes: list[int]) -> None:
+        n_networks = _n_networks(indices)
+        self._gather, self._indices = gather, indices
+        rows = gather.view(n_networks * sum(sizes)).unflatten(0, (n_networks, -1))
+        self._batches = [DenseBatch(squeeze_stack(batch)) for batch in rows.split(sizes, 1)]
+
+    def __call__(self) -> Sequence[Batch]:
+        self._gather(self._indices.flatten())
+        return self._batches
+
+
+class _SparseLoader:
+    """Slices the rows of one mini-batch by scipy, on the host."""
+
+    def __init__(self, X: sp.csr_array, device: torch.device, indices: Tensor) -> None:
+        self._X, self._device, self._indices = X, device, indices
+
+    def __call__(self) -> Sequence[Batch]:
+        chosen = np.atleast_2d(self._indices.cpu().numpy())
+        return [SparseBatch([SparseRows(self._X[rows], self._device) for rows in chosen])]
+
+
+def _n_networks(indices: Tensor) -> int:
+    """Count the networks of indices of shape ([n_networks,] n_rows)."""
+    return len(indices) if indices.ndim == 2 else 1
+
+
+def _cast(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast finite values. One that the other precision cannot hold is scikit-learn's error."""
+    if values.dtype == dtype:
+        return values
+    cast = values.to(dtype)
+    if not cast.sum().isfinite() and not cast.isfinite().all():
+        raise ValueError(
+            "Input X contains infinity or a value too large for "
+            f"dtype('{str(dtype).removeprefix('torch.')}'). Scale the features."
+        )
+    return cast

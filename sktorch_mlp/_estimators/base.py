@@ -1,0 +1,225 @@
+"""The base class of both estimators: a fit, step by step."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from sktorch_mlp._data.device import resolve_device, training_dtype
+from sktorch_mlp._data.samples import TrainingData
+from sktorch_mlp._nn.initialization import initial_parameters
+from sktorch_mlp._nn.losses import Loss
+from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
+from sktorch_mlp._training.fit import Fit
+from sktorch_mlp._training.observers import ObserverList
+from sktorch_mlp._training.progress import DivergenceError, Progress
+from sktorch_mlp._training.state import FitState
+
+from . import fitting, inputs
+from .compat import CallbackSupportMixin
+from .fitted import FittedMLP, WeightArrays
+from .inputs import Inputs
+from .parameters import CONSTRAINTS, Architecture, check_parameters, make_optimizer, make_schedule
+from .targets import Targets
+
+
+class BaseMLPTorch(CallbackSupportMixin, FittedMLP, ABC):
+    """Fits and predictions of both estimators."""
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = CONSTRAINTS
+
+    @classmethod
+    @cache
+    def _get_param_names(cls) -> list[str]:
+        """Names of the parameters. Inherited, it reads the signature anew each time: a sixth of a search of small fits."""
+        return super()._get_param_names()
+
+    @abstractmethod
+    def _make_targets(self, y: Any, *, incremental: bool) -> Targets:
+        """Learn from validated y what targets mean, or check that it is known already."""
+
+    # Fitting ---------------------------------------------------------------------------
+
+    def _fit(self, given: Inputs, validation: Inputs, *, incremental: bool = False) -> Self:
+        """Fit; or, if `incremental`, train one epoch from the present state."""
+        architecture = check_parameters(self)
+        needs_validation = incremental and self.early_stopping
+        inputs.check_validation_arguments(validation, solver=self.solver, needs_validation=needs_validation)
+        resumes = hasattr(self, "coefs_") and (self.warm_start or incremental)
+        device = resolve_device(self.device)
+        with self._restored_after_errors():
+            dtype = self._resolve_dtype(device, resumes)
+            training = inputs.validate_training(self, given, dtype, reset=not resumes)
+            dtype = dtype or training.X.dtype
+            targets = self._make_targets(training.y, incremental=incremental)
+            validation = inputs.validate_validation(self, validation, dtype, targets)
+
+        with torch.inference_mode(False):  # inference tensors could not be trained on later
+            has_sample_weight = targets.has_row_weights(training.sample_weight) or validation.sample_weight is not None
+            loss = targets.make_loss(has_sample_weight=has_sample_weight)
+            random_state = check_random_state(self.random_state)
+            spec = self._network_spec(architecture, training.X, loss.n_outputs, dtype, device)
+            state, network = self._resume(spec) if resumes else self._start(spec, architecture, random_state)
+            state.set_dropout(network, architecture.dropout, random_state)
+            data = self._training_data(training, validation, targets, network.spec, random_state)
+            progress = state.progress.resume()
+            snapshot = partial(self._snapshot, state, progress, loss)
+            scoring = fitting.make_scoring(self, targets, training, validation, data, snapshot)
+            max_iter = 1 if incremental else self.max_iter
+            fit = fitting.make_fit(self, network, loss, data, progress, scoring, random_state, max_iter)
+            observers = ObserverList([] if incremental else fitting.make_observers(self, fit, given, snapshot))
+            observers.on_train_begin()
+            messages = self._train(fit, state, observers, resumes=resumes, incremental=incremental)
+            observers.on_train_end()
+            self._set_fitted_attributes(state, network, loss)
+        observers.on_fit_end()
+        for message, category in messages:  # only now: a warning that is made an error leaves a fitted model
+            warnings.warn(message, category, stacklevel=4 if incremental else 5)  # fit has one more decorator
+        return self
+
+    @contextmanager
+    def _restored_after_errors(self) -> Iterator[None]:
+        """Leave a fitted model as it was if data turn out to be wrong."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _resolve_dtype(self, device: torch.device, resumes: bool) -> np.dtype | None:
+        """Precision to train in; None for that of X."""
+        dtype = training_dtype(self.dtype, device)
+        if dtype is None and resumes:  # go on in the precision of the model
+            dtype = np.dtype(np.float32 if self.coefs_[0].dtype == np.float32 else np.float64)
+        return dtype
+
+    def _network_spec(
+        self, architecture: Architecture, X: Any, n_outputs: int, dtype: np.dtype, device: torch.device
+    ) -> NetworkSpec:
+        return NetworkSpec(
+            (X.shape[1], *architecture.hidden_layer_sizes, n_outputs),
+            architecture.activations,
+            normalization=self.normalization,
+            sparse_input=sp.issparse(X),
+            bfloat16=self.dtype == "bfloat16",
+            dtype=torch.float32 if dtype == np.float32 else torch.float64,
+            device=device,
+        )
+
+    def _start(
+        self, spec: NetworkSpec, architecture: Architecture, random_state: np.random.RandomState
+    ) -> tuple[FitState, StackedMLP]:
+        """Make a new network with initial weights."""
+        self._forget_fit()
+        network = StackedMLP(spec)
+        # Without hidden layers scikit-learn's initial weights still go by the activation.
+        activation = architecture.activations or self.activation
+        network.set_weights(
+            0, *initial_parameters(spec.layer_units, activation, random_state, architecture.weight_init)
+        )
+        return FitState(spec.sparse_input), network
+
+    def _resume(self, spec: NetworkSpec) -> tuple[FitState, StackedMLP]:
+        """Get the fitted network ready to be trained on."""
+        self._check_resumable(spec)
+        if not hasattr(self, "_state"):  # only weights were set
+            self._state, self._weight_arrays = FitState(spec.sparse_input), WeightArrays()
+        spec = replace(spec, sparse_input=self._state.sparse_input)
+        network = self._state.network
+        if network is None or network.spec != spec or not self._shares_memory(network):
+            network = StackedMLP(spec)
+            network.set_weights(0, self.coefs_, self.intercepts_, self._norms())
+        return self._state, network
+
+    def _training_data(
+        self,
+        training: Inputs,
+        validation: Inputs,
+        targets: Targets,
+        spec: NetworkSpec,
+        random_state: np.random.RandomState,
+    ) -> TrainingData:
+        """Make samples to train on and to validate with."""
+        samples = inputs.make_samples(training, targets, spec)
+        if validation.X is not None:
+            return TrainingData(samples, inputs.make_samples(validation, targets, spec))
+        if self.early_stopping and self.solver != "lbfgs":
+            return inputs.hold_out(samples, self.validation_fraction, random_state, stratify=targets.stratifies)
+        return TrainingData(samples)
+
+    def _train(
+        self, fit: Fit, state: FitState, observers: ObserverList, *, resumes: bool, incremental: bool
+    ) -> fitting.Warnings:
+        """Train, and publish what training has reached. A resumed model survives an error as it was."""
+        is_stochastic = self.solver != "lbfgs"
+        fit.observer = observers or None
+        if is_stochastic and incremental and state.optimizer is not None:
+            fit.optimizer = state.optimizer
+        elif is_stochastic:
+            fit.optimizer = make_optimizer(self, observers.wrap_schedule(make_schedule(self)))
+        before = fit.state_dict() if resumes else None
+        try:
+            messages = fitting.run_stochastic(self, fit) if is_stochastic else self._run_lbfgs(fit)
+        except BaseException as error:  # a KeyboardInterrupt if a stack is told to stop
+            if before is not None:
+                fit.load_state_dict(before)
+            if isinstance(error, DivergenceError) and fit.optimizer is state.optimizer:
+                state.optimizer = None  # its moments led there
+            raise
+        state.network = fit.network
+        state.progress.extend(fit.progress)
+        if fit.optimizer is not None:
+            fit.optimizer.schedules = [schedule.inner for schedule in fit.optimizer.schedules]
+            state.optimizer = fit.optimizer
+            self._set_progress_attributes(state.progress)
+        return messages
+
+    def _run_lbfgs(self, fit: Fit) -> fitting.Warnings:
+        self.n_iter_, loss, messages = fitting.run_lbfgs(self, fit)
+        if math.isfinite(loss):
+            self.loss_ = loss
+        return messages
+
+    def _snapshot(self, state: FitState, progress: Progress, loss: Loss, network: StackedMLP, k: int) -> Self:
+        """Make an estimator as if the fit had ended now, with the k-th network of a stack in training."""
+        network = network.select([k])
+        reached = Progress()
+        reached.load_state_dict(state.progress.state_dict())
+        reached.extend(progress)
+        fitted = copy.copy(self)
+        fitted._weight_arrays = WeightArrays()
+        fitted._set_fitted_attributes(FitState(state.sparse_input, network, progress=reached), network, loss)
+        fitted._set_progress_attributes(reached)
+        return fitted
+
+    def _check_solver(self) -> bool:
+        if self.solver == "lbfgs":
+            raise AttributeError("partial_fit is only available for stochastic optimizers. lbfgs is not stochastic.")
+        return True
+
+    # Prediction ------------------------------------------------------------------------
+
+    def _predict(self, X: Any) -> np.ndarray:
+        """Activated outputs of shape (n_rows, n_outputs)."""
+        check_is_fitted(self, "coefs_")
+        return self._predict_outputs(inputs.validate_prediction(self, X))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags

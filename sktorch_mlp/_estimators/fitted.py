@@ -1,0 +1,224 @@
+"""Fitted attributes: what a fit publishes, and what is made from it."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from sktorch_mlp._data.device import is_available
+from sktorch_mlp._data.rows import Rows
+from sktorch_mlp._nn.losses import Loss
+from sktorch_mlp._nn.modules import NORM_NAMES, sequential
+from sktorch_mlp._nn.network import NetworkSpec, StackedMLP, per_hidden_layer
+from sktorch_mlp._nn.tensors import as_tensor
+from sktorch_mlp._training.progress import Progress
+from sktorch_mlp._training.state import FitState
+
+from .compat import BaseEstimator
+from .parameters import MLPParameters, dropout_rates
+from .predictor import Predictor
+
+Made = TypeVar("Made")
+#: Weights (n_out, n_in), biases and tensors of the normalizations, layer by layer.
+LayerTensors = tuple[list[torch.Tensor], list[torch.Tensor], list[list[torch.Tensor]]]
+
+#: Fitted attributes that validation and labels set before training.
+_SET_BEFORE_TRAINING = {"classes_", "n_features_in_", "feature_names_in_"}
+
+
+class WeightArrays:
+    """Arrays that share the memory of a network, and objects made from arrays. None of it is pickled."""
+
+    def __init__(self) -> None:
+        self._network: StackedMLP | None = None
+        self._shared: list[object] = []
+        self._cached: dict[str, tuple[list[object], Any]] = {}
+
+    def publish(self, network: StackedMLP) -> tuple[list[np.ndarray], list[np.ndarray], list[dict[str, np.ndarray]]]:
+        """Make `coefs_`, `intercepts_` and `normalizations_`; on the CPU they share the memory of the network."""
+        coefs, intercepts = network.views(network.flat.detach())
+        coefs_ = [coef[0].T.cpu().numpy() for coef in coefs]
+        intercepts_ = [intercept[0].cpu().numpy() for intercept in intercepts]
+        norms_ = [
+            {name: tensor[0].detach().cpu().numpy() for name, tensor in zip(NORM_NAMES, tensors, strict=False)}
+            for tensors in network.norm_tensors()
+        ]
+        self._network = network if network.device.type == "cpu" else None
+        self._shared = [*coefs_, *intercepts_, *(array for norm in norms_ for array in norm.values())]
+        return coefs_, intercepts_, norms_
+
+    def share_memory(self, network: StackedMLP, arrays: Sequence[object]) -> bool:
+        """Whether these arrays are views of a network, so that it has what was written into them."""
+        return self._network is network and _are_same_objects(arrays, self._shared)
+
+    def cached(self, name: str, parts: list[object], make: Callable[[], Made]) -> Made:
+        """Object made from arrays, made again when one of them is replaced; it must be a view of them, not a copy."""
+        known_parts, made = self._cached.get(name, ([], None))
+        if made is None or not _are_same_objects(known_parts, parts):
+            made = make()
+            self._cached[name] = parts, made
+        return made
+
+    def __reduce__(self) -> tuple[type[WeightArrays], tuple[()]]:
+        return WeightArrays, ()
+
+
+def _are_same_objects(some: Sequence[object], others: Sequence[object]) -> bool:
+    return len(some) == len(others) and all(map(operator.is_, some, others))
+
+
+class FittedMLP(MLPParameters, BaseEstimator):
+    """Fitted attributes of both estimators, and predictions from them."""
+
+    coefs_: list[np.ndarray]
+    intercepts_: list[np.ndarray]
+    normalizations_: list[dict[str, np.ndarray]]
+    n_layers_: int
+    n_outputs_: int
+    out_activation_: str
+    device_: torch.device
+    t_: int
+    n_iter_: int
+    loss_: float
+    loss_curve_: list[float]
+    best_loss_: float | None
+    validation_scores_: list[float] | None
+    validation_loss_curve_: list[float] | None
+    best_validation_score_: float | None
+    best_n_iter_: int | None
+    _state: FitState
+    _weight_arrays: WeightArrays
+
+    def _forget_fit(self) -> None:
+        """Delete what an earlier fit has left, except for what validation has just set."""
+        for name in [name for name in vars(self) if name.endswith("_") and name not in _SET_BEFORE_TRAINING]:
+            delattr(self, name)
+        self._weight_arrays = WeightArrays()
+
+    def _set_fitted_attributes(self, state: FitState, network: StackedMLP, loss: Loss) -> None:
+        """Publish a network; arrays that share its memory already stay the same objects."""
+        if not self._shares_memory(network):
+            self.coefs_, self.intercepts_, self.normalizations_ = self._weight_arrays.publish(network)
+        self._state = state
+        self.n_layers_ = len(network.spec.layer_units)
+        self.n_outputs_ = loss.n_outputs
+        self.out_activation_ = loss.out_activation
+        self.device_ = network.device
+        self.t_ = state.progress.n_rows_seen
+
+    def _set_progress_attributes(self, progress: Progress) -> None:
+        """Publish what the stochastic solvers have reached."""
+        self.n_iter_ = progress.n_iter
+        self.loss_curve_ = progress.loss_curve
+        self.best_loss_ = None if self.early_stopping else progress.best_loss
+        self.validation_scores_ = progress.validation_scores or None
+        self.validation_loss_curve_ = progress.validation_losses or None
+        self.best_validation_score_ = progress.best_validation_score if self.early_stopping else None
+        self.best_n_iter_ = progress.best_n_iter if self.early_stopping else None
+        if progress.loss_curve:
+            self.loss_ = progress.loss_curve[-1]
+
+    def _shares_memory(self, network: StackedMLP) -> bool:
+        """Whether the published arrays are views of a network, so that it has what was written into them."""
+        return hasattr(self, "coefs_") and self._weight_arrays.share_memory(network, self._all_arrays())
+
+    def _check_resumable(self, spec: NetworkSpec) -> None:
+        """Raise if the fitted network is of another shape.
+
+        Raises
+        ------
+        ValueError
+        """
+        fitted_units = (self.coefs_[0].shape[0], *(coef.shape[1] for coef in self.coefs_))
+        if fitted_units != spec.layer_units:
+            raise ValueError(
+                f"The fitted network has layers of {[*fitted_units]} units, but hidden_layer_sizes and the data now ask "
+                f"for {[*spec.layer_units]}. For a new network call fit with warm_start=False."
+            )
+        norms = self._norms()
+        fitted_normalization = None if not norms else "batch" if "running_mean" in norms[0] else "layer"
+        if len(fitted_units) > 2 and fitted_normalization != self.normalization:
+            raise ValueError(
+                f"The fitted network has normalization={fitted_normalization!r}, but {self.normalization!r} is asked "
+                "for. For a new network call fit with warm_start=False."
+            )
+
+    def _norms(self) -> list[dict[str, np.ndarray]]:
+        return getattr(self, "normalizations_", [])
+
+    def _all_arrays(self, *more: object) -> list[object]:
+        """All arrays that predictions are made from, and more objects."""
+        arrays: list[object] = [*self.coefs_, *self.intercepts_, *more]
+        if norms := self._norms():  # most have none, and predictions of one row notice
+            arrays += [array for norm in norms for array in norm.values()]
+        return arrays
+
+    def _layer_tensors(self, convert: Callable[[np.ndarray], np.ndarray]) -> LayerTensors:
+        """Tensors of each layer on the device; arrays are converted first."""
+        coefs, intercepts, *norms = (
+            [as_tensor(convert(array), self.device_) for array in arrays]
+            for arrays in (self.coefs_, self.intercepts_, *(norm.values() for norm in self._norms()))
+        )
+        return [coef.T for coef in coefs], intercepts, norms
+
+    @property
+    def history_(self) -> list[dict[str, float]]:
+        """Losses, scores, learning rate and seconds of each epoch."""
+        check_is_fitted(self, "coefs_")
+        first = ("epoch", "loss", "validation_loss", "validation_score")
+        return [{name: r[name] for name in first if name in r} | r for r in self._state.progress.records]
+
+    @property
+    def module_(self) -> nn.Sequential:
+        """The fitted network as plain PyTorch modules. Its last Linear gives the logits.
+
+        On the CPU its parameters share the memory of `coefs_` and `intercepts_`, unless
+        these are read-only. On another device they are copies made at the first access.
+        """
+        check_is_fitted(self, "coefs_")
+
+        def make() -> nn.Sequential:
+            # Modules are there to be trained, which memory that is mapped from a file would not survive.
+            coefs, intercepts, norms = self._layer_tensors(partial(np.require, requirements="W"))
+            n_hidden = len(coefs) - 1
+            activations, dropout = per_hidden_layer(self.activation, n_hidden), dropout_rates(self, n_hidden)
+            return sequential(coefs, intercepts, activations, norms, dropout).eval()
+
+        return self._weight_arrays.cached("module", self._all_arrays(self.activation, self.dropout), make)
+
+    def _predict_outputs(self, X: Any) -> np.ndarray:
+        """Activated outputs for validated X, of shape (n_rows, n_outputs)."""
+        dtype = self.coefs_[0].dtype
+        if self.dtype == "auto" and self.device_.type == "cpu":  # promoted as numpy would
+            dtype = np.dtype(np.float32 if np.result_type(X.dtype, dtype) == np.float32 else np.float64)
+        if X.dtype not in (np.float32, np.float64):
+            X = X.astype(dtype)
+
+        def make() -> Predictor:
+            coefs, intercepts, norms = self._layer_tensors(lambda array: array.astype(dtype, copy=False))
+            activations = per_hidden_layer(self.activation, len(coefs) - 1)
+            return Predictor(coefs, intercepts, activations, self.out_activation_, norms)
+
+        if self.device_.type == "cpu" and dtype == self.coefs_[0].dtype:  # views of the arrays
+            predictor = self._weight_arrays.cached("predictor", self._all_arrays(self.activation), make)
+        else:
+            predictor = make()
+        return predictor(Rows.from_array(X, self.device_, dtype)).cpu().numpy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        device = self.__dict__.get("device_")
+        if device is not None and not is_available(device):
+            warnings.warn(
+                f"The estimator was fitted on {str(device)!r}, which is not available here. It will predict on the CPU.",
+                stacklevel=2,
+            )
+            self.device_ = torch.device("cpu")

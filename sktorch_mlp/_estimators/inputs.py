@@ -1,0 +1,154 @@
+"""Input of the estimators: checks, and samples to train on and to validate with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.base import is_classifier
+from sklearn.model_selection import train_test_split
+from sklearn.utils import column_or_1d
+from sklearn.utils.validation import validate_data
+
+from sktorch_mlp._data.rows import Rows
+from sktorch_mlp._data.samples import Samples, TrainingData
+from sktorch_mlp._nn.network import NetworkSpec
+from sktorch_mlp._nn.tensors import as_tensor, to_numpy
+
+from .compat import BaseEstimator, check_sample_weight
+from .targets import Targets
+
+
+class Inputs(NamedTuple):
+    """X, y and sample weights, as the user passes them or validated."""
+
+    X: Any = None
+    y: Any = None
+    sample_weight: Any = None
+
+
+def check_validation_arguments(validation: Inputs, *, solver: object, needs_validation: bool) -> None:
+    """Raise if validation data are incomplete, would not be used, or are missing where they are needed.
+
+    Raises
+    ------
+    ValueError
+    """
+    X_val, y_val, sample_weight_val = validation
+    if (X_val is None) != (y_val is None):
+        given, missing = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
+        raise ValueError(f"{given} is provided, but {missing} was not provided.")
+    if X_val is None and sample_weight_val is not None:
+        raise ValueError("sample_weight_val is provided, but X_val and y_val were not provided.")
+    if X_val is not None and solver == "lbfgs":
+        raise ValueError("X_val and y_val are not used by solver='lbfgs'. Use a stochastic solver, such as 'adam'.")
+    if X_val is None and needs_validation:
+        raise ValueError(
+            "partial_fit does not support early_stopping=True\nwithout validation data. Pass X_val and y_val."
+        )
+
+
+def validate_training(estimator: BaseEstimator, inputs: Inputs, dtype: np.dtype | None, *, reset: bool) -> Inputs:
+    """Validate the input of a fit, as scikit-learn's MLP does.
+
+    X in float32 or float64 keeps its precision, and is cast batch by batch. Any other dtype is converted here.
+
+    Parameters
+    ----------
+    estimator : estimator
+    inputs : Inputs
+    dtype : numpy.dtype or None
+        Precision to train in; None for that of X.
+    reset : bool
+        Whether to learn the number and names of features, or to check them.
+    """
+    dtypes = (np.float32, np.float64) if dtype == np.float32 else (np.float64, np.float32)
+    X, y = validate_data(
+        estimator,
+        to_numpy(inputs.X),
+        to_numpy(inputs.y),
+        accept_sparse=["csr", "csc"],
+        multi_output=True,
+        y_numeric=not is_classifier(estimator),
+        dtype=dtypes,
+        reset=reset,
+    )
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = column_or_1d(y, warn=True)
+    sample_weight = inputs.sample_weight
+    if sample_weight is not None:
+        sample_weight = check_sample_weight(to_numpy(sample_weight), X)
+    return Inputs(X, y, sample_weight)
+
+
+def validate_validation(estimator: BaseEstimator, inputs: Inputs, dtype: np.dtype, targets: Targets) -> Inputs:
+    """Validate validation data; errors say that they are about these."""
+    if inputs.X is None:
+        return inputs
+    try:
+        inputs = validate_training(estimator, inputs, dtype, reset=False)
+    except ValueError as error:
+        raise ValueError(f"X_val, y_val or sample_weight_val: {error}") from error
+    targets.check_validation(inputs.y)
+    return inputs
+
+
+def validate_prediction(estimator: BaseEstimator, X: Any) -> Any:
+    """Validate the input of a prediction."""
+    X = to_numpy(X)
+    if _is_valid(estimator, X):
+        return X
+    return validate_data(estimator, X, accept_sparse=["csr", "csc"], reset=False)
+
+
+def _is_valid(estimator: BaseEstimator, X: Any) -> bool:
+    """Whether `validate_data`, which takes most of the time of a prediction of one row, would return X as it is."""
+    return (
+        type(X) is np.ndarray
+        and X.dtype in (np.float32, np.float64)
+        and X.ndim == 2
+        and X.shape[0] > 0
+        and X.shape[1] == getattr(estimator, "n_features_in_", None)
+        and not hasattr(estimator, "feature_names_in_")
+        and bool(as_tensor(X).sum().isfinite())
+    )
+
+
+def make_samples(inputs: Inputs, targets: Targets, spec: NetworkSpec) -> Samples:
+    """Place validated input on the device of a network."""
+    dtype = np.dtype(np.float32 if spec.dtype == torch.float32 else np.float64)
+    weights = targets.row_weights(inputs.y, inputs.sample_weight)
+    return Samples(
+        rows=Rows.from_array(inputs.X, spec.device, dtype, bfloat16=spec.bfloat16),
+        targets=as_tensor(targets.encode(inputs.y, dtype), spec.device),
+        weights=None if weights is None else as_tensor(weights.astype(dtype, copy=False), spec.device),
+        indices=[np.arange(inputs.X.shape[0])],
+    )
+
+
+def hold_out(
+    samples: Samples, validation_fraction: float, random_state: np.random.RandomState, *, stratify: bool
+) -> TrainingData:
+    """Hold out validation rows, as scikit-learn does.
+
+    Raises
+    ------
+    ValueError
+        If they are too few, or have no weight.
+    """
+    train_rows, validation_rows = train_test_split(
+        samples.indices[0],
+        random_state=random_state,
+        test_size=validation_fraction,
+        stratify=(samples.targets.cpu().numpy() > 0.5).T if stratify else None,
+    )
+    if len(validation_rows) < 2:
+        raise ValueError("The validation set is too small. Increase 'validation_fraction' or the size of your dataset.")
+    if samples.weights is not None and not samples.weights[as_tensor(validation_rows, samples.rows.device)].any():
+        raise ValueError(
+            "Sample weights must contain at least one non-zero number. Those of the validation rows are all zero: "
+            "leave out rows of weight zero, or increase validation_fraction."
+        )
+    return TrainingData(replace(samples, indices=[train_rows]), replace(samples, indices=[validation_rows]))

@@ -1,0 +1,150 @@
+"""Forward pass and gradient of a stack, on batches of one size, in buffers made once.
+
+A small step costs as much in calls as in arithmetic (about 1 µs each). So every view
+is made here, once, and a step is little more than its matrix products.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .hidden import hidden_layers
+from .inputs import Batch
+from .losses import OUTPUT_ACTIVATIONS, Loss
+from .matmul import matmul
+from .network import StackedMLP, hidden_functions
+from .tensors import squeeze_stack
+
+
+class ForwardPass:
+    """Outputs of a stack for batches of `n_rows` rows. Changes of the parameters take effect.
+
+    Parameters
+    ----------
+    network : StackedMLP
+    out_activation : str
+        A key of ``OUTPUT_ACTIVATIONS``; "identity" for logits.
+    n_rows : int
+    training : bool, default=False
+        Whether to normalize by the batch and to drop units.
+
+    Attributes
+    ----------
+    coefs : list of Tensor of shape ([n_networks,] n_out, n_in)
+    outputs : list of Tensor of shape ([n_networks,] n_units, n_rows)
+        Output of each layer at the last call.
+    hidden : list of HiddenLayer
+        Functions of the outputs of each hidden layer; in training only.
+    """
+
+    def __init__(self, network: StackedMLP, out_activation: str, n_rows: int, *, training: bool = False) -> None:
+        coefs, intercepts = network.views(network.flat.detach())
+        self.coefs = [squeeze_stack(coef) for coef in coefs]
+        self.outputs = [_unit_buffer(coef, n_rows, network.spec.sparse_input and coef is coefs[0]) for coef in coefs]
+        self._intercepts = [squeeze_stack(intercept.unsqueeze(-1)) for intercept in intercepts]
+        self._addmm = matmul(stacked=network.n_networks > 1, bfloat16=network.spec.bfloat16).addmm
+        self._activate_outputs_ = OUTPUT_ACTIVATIONS[out_activation]
+        self.hidden, self._batch_norms = hidden_layers(network, self.outputs) if training else ([], [])
+        if training:
+            functions = [layer.forward_ for layer in self.hidden]
+        else:
+            norms = [list(map(squeeze_stack, norm)) for norm in network.norm_tensors()]
+            functions = hidden_functions(network.spec.activations, norms)
+        self._deeper = list(
+            zip(self._intercepts[1:], self.coefs[1:], functions, self.outputs[:-1], self.outputs[1:], strict=True)
+        )
+
+    def set_sample_weight(self, fractions: Tensor, total: Tensor) -> None:
+        """Set the weights of the coming batch: the fraction of each row, and their sums of shape (n_networks,)."""
+        for layer in self._batch_norms:
+            layer.set_sample_weight(fractions, total)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Outputs of shape ([n_networks,] n_outputs, n_rows); a buffer, valid until the next call."""
+        batch.affine(self.coefs[0], self._intercepts[0], self.outputs[0])
+        for intercept, coef, function, units, out in self._deeper:
+            self._addmm(intercept, coef, function(units), out=out)
+        return self._activate_outputs_(self.outputs[-1])
+
+
+class Gradient:
+    """Gradient of the loss, in closed form, into ``network.grad``.
+
+    Parameters
+    ----------
+    network : StackedMLP
+    loss : Loss
+    n_rows : int
+        Rows of a batch.
+    keep_outputs : bool, default=False
+        Whether to copy the outputs of each batch to `outputs`.
+
+    Attributes
+    ----------
+    outputs : Tensor of shape ([n_networks,] n_outputs, n_rows)
+        Outputs of the last batch, with `keep_outputs`.
+    """
+
+    outputs: Tensor
+
+    def __init__(self, network: StackedMLP, loss: Loss, n_rows: int, *, keep_outputs: bool = False) -> None:
+        self._keep_outputs = keep_outputs
+        out_activation = "identity" if loss.of_logits else loss.out_activation
+        self._forward = ForwardPass(network, out_activation, n_rows, training=True)
+        self._to_delta_ = loss.to_delta_
+        coef_grads, intercept_grads = network.views(network.grad)
+        self._first_coef_grad = squeeze_stack(coef_grads[0])
+        self._first_intercept_grad = squeeze_stack(intercept_grads[0])
+        self._mm = matmul(stacked=network.n_networks > 1, bfloat16=network.spec.bfloat16).mm
+
+        outputs = self._forward.outputs
+        self._deeper = [
+            (
+                squeeze_stack(coef_grads[layer]),
+                squeeze_stack(intercept_grads[layer]),
+                outputs[layer - 1],
+                outputs[layer - 1].mT,
+                self._forward.coefs[layer].mT,
+                self._forward.hidden[layer - 1].backward_,
+                torch.empty_like(outputs[layer - 1]),  # the delta of the layer below
+            )
+            for layer in range(len(outputs) - 1, 0, -1)
+        ]
+
+    def __call__(self, batch: Batch, targets: Tensor, fractions: Tensor, total: Tensor, loss_terms: Tensor) -> None:
+        """Set the gradient to that of the sum over rows of fraction × loss.
+
+        Parameters
+        ----------
+        batch : Batch
+        targets : Tensor of shape (..., n_targets, n_rows)
+        fractions : Tensor, 0-d or of shape (..., 1, n_rows)
+            Weight of each row as a fraction of the batch.
+        total : Tensor of shape (n_networks,)
+            Sum of the weights of the batch.
+        loss_terms : Tensor of shape (..., 1, n_rows)
+            Receives the term of each row, see `Loss.row_losses`.
+        """
+        self._forward.set_sample_weight(fractions, total)
+        delta = self._forward(batch)
+        if self._keep_outputs:
+            self.outputs = delta.clone()
+        self._to_delta_(delta, targets, loss_terms)
+        delta.mul_(fractions)
+        for coef_grad, intercept_grad, units, units_t, coef_t, backward_, delta_below in self._deeper:
+            self._mm(delta, units_t, out=coef_grad)
+            torch.sum(delta, -1, out=intercept_grad)
+            self._mm(coef_t, delta, out=delta_below)
+            backward_(delta_below, units)
+            delta = delta_below
+        batch.coef_grad(delta, self._first_coef_grad)
+        torch.sum(delta, -1, out=self._first_intercept_grad)
+
+
+def _unit_buffer(coef: Tensor, n_rows: int, row_major: bool) -> Tensor:
+    """Allocate a (n_networks, n_out, n_rows) buffer; sparse products want row-major memory."""
+    n_networks, n_out, _ = coef.shape
+    if row_major:
+        return squeeze_stack(coef.new_empty(n_networks, n_rows, n_out).mT)
+    return squeeze_stack(coef.new_empty(n_networks, n_out, n_rows))

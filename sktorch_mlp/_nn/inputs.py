@@ -1,0 +1,124 @@
+"""Mini-batches of dense or sparse rows, as the first layer takes them.
+
+A batch knows the two products of the first layer, the only ones in which the input
+takes part, so that the rest of the package does not know whether X is sparse.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cache, cached_property
+from typing import Any, Protocol
+
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from .matmul import matmul
+from .tensors import as_tensor
+
+
+class Batch(Protocol):
+    """Some rows of X, the same number for each network of a stack."""
+
+    def affine(self, coef: Tensor, intercept: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return ``coef @ X.T + intercept``, of shape (..., n_units, n_rows), in `out` if given."""
+        ...
+
+    def coef_grad(self, delta: Tensor, out: Tensor) -> None:
+        """Write ``delta @ X`` to `out`, of shape (..., n_units, n_features)."""
+        ...
+
+
+class DenseBatch:
+    """Dense rows; products are of bfloat16 where the rows are.
+
+    Parameters
+    ----------
+    rows : Tensor of shape ([n_networks,] n_rows, n_features)
+        A buffer or view, whose values may change in place.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows, self._rows_t = rows, rows.mT
+        self._addmm, self._mm = matmul(stacked=rows.ndim == 3, bfloat16=rows.dtype == torch.bfloat16)
+
+    def affine(self, coef: Tensor, intercept: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return ``coef @ X.T + intercept``."""
+        return self._addmm(intercept, coef, self._rows_t, out=out)
+
+    def coef_grad(self, delta: Tensor, out: Tensor) -> None:
+        """Write ``delta @ X`` to `out`."""
+        self._mm(delta, self.rows, out=out)
+
+
+class SparseBatch:
+    """Sparse rows, multiplied by PyTorch.
+
+    `coef` and `out` are views of input-major memory and `delta` of row-major memory,
+    so the transposes taken here are contiguous again (and 10 times faster).
+
+    Parameters
+    ----------
+    networks : sequence of SparseRows
+        One matrix for each network.
+    """
+
+    def __init__(self, networks: Sequence[SparseRows]) -> None:
+        self._networks = networks
+
+    def affine(self, coef: Tensor, intercept: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return ``coef @ X.T + intercept``."""
+        if out is None:
+            out = coef.new_empty(*coef.shape[:-2], self._networks[0].n_rows, coef.shape[-2]).mT
+        for rows, c, b, o in self._each(coef, intercept, out):
+            torch.addmm(b.mT, rows.csr, c.mT, out=o.mT)
+        return out
+
+    def coef_grad(self, delta: Tensor, out: Tensor) -> None:
+        """Write ``delta @ X`` to `out`."""
+        for rows, d, o in self._each(delta, out):
+            torch.addmm(o.mT, rows.transposed_csr, d.mT, beta=0, out=o.mT)
+
+    def _each(self, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
+        stacked = (t.unsqueeze(0) if t.ndim == 2 else t for t in tensors)
+        return zip(self._networks, *stacked, strict=True)
+
+
+class SparseRows:
+    """Rows of scipy as CSR tensors of PyTorch, made when first needed.
+
+    Parameters
+    ----------
+    rows : csr_array of shape (n_rows, n_features)
+    device : torch.device
+    """
+
+    def __init__(self, rows: sp.csr_array, device: torch.device) -> None:
+        self._rows, self._device = rows, device
+        self.n_rows: int = rows.shape[0]
+
+    @cached_property
+    def csr(self) -> Tensor:
+        """The rows."""
+        return self._to_torch(self._rows)
+
+    @cached_property
+    def transposed_csr(self) -> Tensor:
+        """The rows transposed, of shape (n_features, n_rows)."""
+        return self._to_torch(self._rows.T.tocsr())
+
+    def _to_torch(self, rows: sp.csr_array) -> Tensor:
+        _provoke_csr_beta_warning()
+        indptr, indices, data = (as_tensor(part, self._device) for part in (rows.indptr, rows.indices, rows.data))
+        return torch.sparse_csr_tensor(indptr, indices, data, rows.shape, device=self._device)
+
+
+@cache
+def _provoke_csr_beta_warning() -> None:
+    """Provoke PyTorch's once-a-process warning that CSR is in beta where users do not see it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        indptr, indices, data = (torch.tensor(part, device="cpu") for part in ([0, 0], [], []))
+        torch.sparse_csr_tensor(indptr, indices.long(), data, (1, 1), device="cpu")

@@ -1,0 +1,340 @@
+"""Losses with their output activation, the gradient at the logits, and the validation score.
+
+A loss comes with its canonical output activation, so that the gradient at the logits
+is ``predictions - targets``. Tensors are unit-major: ``(..., n_outputs, n_rows)``.
+
+The losses of rows are not needed before the end of an epoch. So a step saves one
+*loss term* for each row, in the fewest calls, and `row_losses` turns all terms of
+an epoch into losses at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+
+import torch
+from torch import Tensor
+
+from .activations import function_key
+
+#: Output activations by scikit-learn's names; each works in place on unit-major logits.
+OUTPUT_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda logits: logits,
+    "logistic": torch.sigmoid_,
+    "softmax": lambda logits: torch.softmax(logits, -2, out=logits),
+    "exp": torch.exp_,
+}
+
+
+class Loss(ABC):
+    """A loss, its output activation and its score of validation rows.
+
+    Parameters
+    ----------
+    n_outputs : int
+        Number of output units.
+    """
+
+    #: A key of `OUTPUT_ACTIVATIONS`.
+    out_activation: str
+    #: Whether it takes logits where others take predictions.
+    of_logits = False
+    #: Whether the loss of a row may depend on the other rows of its batch.
+    couples_rows = False
+
+    def __init__(self, n_outputs: int) -> None:
+        self.n_outputs = n_outputs
+
+    def stack_key(self) -> tuple[Hashable, ...]:
+        """Key that is equal for losses that are the same function."""
+        return type(self), self.n_outputs
+
+    @abstractmethod
+    def to_delta_(self, predictions: Tensor, targets: Tensor, loss_terms: Tensor) -> None:
+        """Turn predictions into the gradient of each row's loss at its logits, in place.
+
+        Parameters
+        ----------
+        predictions : Tensor of shape (..., n_outputs, n_rows)
+            Or logits, for a loss `of_logits`.
+        targets : Tensor of shape (..., n_outputs or 1, n_rows)
+        loss_terms : Tensor of shape (..., 1, n_rows)
+            Receives the number of each row that `row_losses` needs.
+        """
+
+    @abstractmethod
+    def row_losses(self, loss_terms: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each row, of shape (..., 1, n_rows), from the terms that `to_delta_` has saved; may overwrite them."""
+
+    @abstractmethod
+    def score(self, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None) -> Tensor:
+        """Validation score of each network, accuracy or R²; weights are of shape (..., 1, n_rows)."""
+
+
+class LogLoss(Loss):
+    """Cross-entropy of softmax outputs; targets are class indices of shape (..., 1, n_rows)."""
+
+    out_activation = "softmax"
+
+    def to_delta_(self, predictions: Tensor, targets: Tensor, loss_terms: Tensor) -> None:
+        torch.gather(predictions, -2, targets, out=loss_terms)
+        predictions.scatter_(-2, targets, -1.0, reduce="add")
+
+    def row_losses(self, loss_terms: Tensor, targets: Tensor) -> Tensor:
+        return _clip_(loss_terms).log_().neg_()
+
+    def score(self, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None) -> Tensor:
+        return weighted_mean(predictions.argmax(-2, keepdim=True) == targets, sample_weight).mean(-1)
+
+
+class SoftLogLoss(Loss):
+    """Cross-entropy of softmax outputs; targets are probabilities of the classes.
+
+    For the score the class with the highest one is the true one.
+    """
+
+    out_activation = "softmax"
+
+    def to_delta_(self, predictions: Tensor, targets: Tensor, loss_terms: Tensor) -> None:
+        log_predictions = _clip_(predictions.clone()).log_()
+        torch.sum(log_predictions.mul_(targets), -2, keepdim=True, out=loss_terms)
+        predictions.sub_(targets)
+
+    def row_losses(self, loss_terms: Tensor, targets: Tensor) -> Tensor:
+        return loss_terms.neg_()
+
+    def score(self, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None) -> Tensor:
+        right = predictions.argmax(-2, keepdim=True) == targets.argmax(-2, keepdim=True)
+        return weighted_mean(right, sample_weight).mean(-1)
+
+
+class _ElementwiseLoss(Loss):
+    """A loss that is a sum or mean over outputs; targets have the shape of the predictions.
+
+    The term of a row is its prediction where there is one output, else its loss.
+    """
+
+    @abstractmethod
+    def elementwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each output of each row."""
+
+    def reduce(self, losses: Tensor) -> Tensor:
+        """Reduce the losses of a row's outputs to one."""
+        return losses.sum(-2, keepdim=True)
+
+    def to_delta_(self, predictions: Tensor, targets: Tensor, loss_terms: Tensor) -> None:
+        if self.n_outputs == 1:
+            loss_terms.copy_(predictions)
+        else:
+            loss_terms.copy_(self.reduce(self.elementwise(predictions, targets)))
+        predictions.sub_(targets)
+
+    def row_losses(self, loss_terms: Tensor, targets: Tensor) -> Tensor:
+        return self.elementwise(loss_terms, targets) if self.n_outputs == 1 else loss_terms
+
+
+class BinaryLogLoss(_ElementwiseLoss):
+    """Cross-entropy of logistic outputs, summed over outputs; targets are 0 or 1."""
+
+    out_activation = "logistic"
+
+    def elementwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return _clip_(torch.where(targets > 0.5, predictions, 1 - predictions)).log_().neg_()
+
+    def score(self, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None) -> Tensor:
+        right = (predictions > 0.5) == (targets > 0.5)
+        return weighted_mean(right.all(-2, keepdim=True), sample_weight).mean(-1)
+
+
+class SoftBinaryLogLoss(BinaryLogLoss):
+    """Cross-entropy of logistic outputs, summed over outputs; targets are between 0 and 1."""
+
+    def elementwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        predictions = _clip_(predictions.clone())
+        return torch.lerp((1 - predictions).log_(), predictions.log(), targets).neg_()
+
+
+class OneClassLogLoss(BinaryLogLoss):
+    """Cross-entropy of a logistic output with one class, which is predicted whatever the output."""
+
+    def score(self, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None) -> Tensor:
+        return predictions.new_ones(predictions.shape[:-2])
+
+
+class _RegressionLoss(_ElementwiseLoss):
+    """A loss of regressors; their score is R², averaged over outputs."""
+
+    def score(self, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None) -> Tensor:
+        mean = weighted_mean(targets, sample_weight, keepdim=True)
+        unexplained = weighted_mean((targets - predictions).square(), sample_weight)
+        variance = weighted_mean((targets - mean).square(), sample_weight)
+        # A constant target scores 1 if it is met exactly and 0 otherwise, as in r2_score.
+        constant = (unexplained == 0).to(variance.dtype)
+        return torch.where(variance == 0, constant, 1 - unexplained / variance).mean(-1)
+
+
+class HalfSquaredError(_RegressionLoss):
+    """Half the squared error, averaged over outputs.
+
+    The gradient is that of the sum over outputs, as in scikit-learn.
+    """
+
+    out_activation = "identity"
+
+    def elementwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return (predictions - targets).square_().mul_(0.5)
+
+    def reduce(self, losses: Tensor) -> Tensor:
+        return losses.mean(-2, keepdim=True)
+
+
+class HalfPoissonDeviance(_RegressionLoss):
+    """Half the Poisson deviance of exponential outputs, summed over outputs."""
+
+    out_activation = "exp"
+
+    def elementwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return torch.xlogy(targets, targets / predictions) - targets + predictions
+
+
+class _MeanLoss(_RegressionLoss):
+    """A loss that is a mean over outputs, and so is its gradient."""
+
+    out_activation = "identity"
+
+    @abstractmethod
+    def differentiate_(self, residuals: Tensor) -> None:
+        """Turn residuals, predictions − targets, into the derivative at the prediction, in place."""
+
+    def reduce(self, losses: Tensor) -> Tensor:
+        return losses.mean(-2, keepdim=True)
+
+    def to_delta_(self, predictions: Tensor, targets: Tensor, loss_terms: Tensor) -> None:
+        super().to_delta_(predictions, targets, loss_terms)
+        self.differentiate_(predictions)
+        if self.n_outputs > 1:
+            predictions.div_(self.n_outputs)
+
+
+class AbsoluteError(_MeanLoss):
+    """The absolute error, averaged over outputs; its minimum is a median."""
+
+    def elementwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return (predictions - targets).abs_()
+
+    def differentiate_(self, residuals: Tensor) -> None:
+        residuals.sign_()
+
+
+class HuberLoss(_MeanLoss):
+    """Half the squared error up to an error of 1, linear beyond (Huber, 1964), averaged over outputs."""
+
+    def elementwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return torch.nn.functional.huber_loss(predictions, targets.expand_as(predictions), reduction="none")
+
+    def differentiate_(self, residuals: Tensor) -> None:
+        residuals.clamp_(-1.0, 1.0)
+
+
+class QuantileLoss(_MeanLoss):
+    """The pinball loss (Koenker and Bassett, 1978), averaged over outputs; its minimum is a quantile.
+
+    Parameters
+    ----------
+    n_outputs : int
+    quantile : float
+        Level of the quantile, in (0, 1).
+    """
+
+    def __init__(self, n_outputs: int, quantile: float) -> None:
+        super().__init__(n_outputs)
+        self.quantile = quantile
+
+    def stack_key(self) -> tuple[Hashable, ...]:
+        return *super().stack_key(), self.quantile
+
+    def elementwise(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        residuals = predictions - targets
+        return torch.maximum((1 - self.quantile) * residuals, -self.quantile * residuals)
+
+    def differentiate_(self, residuals: Tensor) -> None:
+        # sign / 2 + (1 / 2 - quantile), and 0 for a residual of 0
+        sign = residuals.sign()
+        torch.add(sign / 2, sign.abs(), alpha=0.5 - self.quantile, out=residuals)
+
+
+class CallableLoss(Loss):
+    """A function of logits and targets, differentiated by autograd.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(logits, targets)`` gives the loss of each row, of shape (n_rows,) or
+        (n_rows, n_outputs), to be averaged; or, 0-d, the mean loss of all rows.
+    replaced : Loss
+        The loss it takes the place of, whose output activation and score remain.
+    has_sample_weight : bool
+        Whether rows are to be weighted, which a mean loss cannot be.
+    """
+
+    of_logits = True
+    couples_rows = True
+
+    def __init__(
+        self, function: Callable[[Tensor, Tensor], Tensor], replaced: Loss, *, has_sample_weight: bool
+    ) -> None:
+        super().__init__(replaced.n_outputs)
+        self._function, self._replaced, self._has_sample_weight = function, replaced, has_sample_weight
+        self.out_activation = replaced.out_activation
+
+    def stack_key(self) -> tuple[Hashable, ...]:
+        function = function_key(self._function)
+        return *super().stack_key(), function, self._replaced.stack_key(), self._has_sample_weight
+
+    def to_delta_(self, predictions: Tensor, targets: Tensor, loss_terms: Tensor) -> None:
+        n_rows = predictions.shape[-1]
+        stacked = (t.reshape(-1, *t.shape[-2:]) for t in (predictions, targets, loss_terms))
+        for logits, network_targets, terms in zip(*stacked, strict=True):  # one network after the other
+            with torch.enable_grad():
+                leaf = logits.detach().mT.clone().requires_grad_()
+                losses = self._row_losses(leaf, network_targets.mT)
+                (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+            terms.copy_(losses.detach().reshape(1, n_rows))
+            logits.copy_(gradient.mT)
+
+    def _row_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        n_rows = len(logits)
+        losses = self._function(
+            logits[:, 0] if self.n_outputs == 1 else logits, targets[:, 0] if targets.shape[1] == 1 else targets
+        )
+        if not isinstance(losses, Tensor) or not losses.requires_grad:
+            raise ValueError(f"A loss function must give a tensor made from the predictions, but gave {losses!r}.")
+        if losses.ndim == 0 and not self._has_sample_weight:
+            return losses.expand(n_rows)
+        if losses.shape[:1] != (n_rows,):
+            raise ValueError(
+                f"A loss function must give the loss of each of the {n_rows} rows, or without weights their mean, but "
+                f'gave a tensor of shape {tuple(losses.shape)}. With functions of PyTorch\'s pass reduction="none".'
+            )
+        return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+
+    def row_losses(self, loss_terms: Tensor, targets: Tensor) -> Tensor:
+        return loss_terms
+
+    def score(self, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None) -> Tensor:
+        return self._replaced.score(predictions, targets, sample_weight)
+
+
+def _clip_(probabilities: Tensor) -> Tensor:
+    """Keep probabilities off 0 and 1 by the resolution of their dtype, as scikit-learn does."""
+    eps = torch.finfo(probabilities.dtype).eps
+    return probabilities.clamp_(eps, 1 - eps)
+
+
+def weighted_mean(values: Tensor, sample_weight: Tensor | None, keepdim: bool = False) -> Tensor:
+    """Weighted mean over rows, the last axis, in float64 where the device has it."""
+    values = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+    if sample_weight is None:
+        return values.mean(-1, keepdim=keepdim)
+    return (values * sample_weight).sum(-1, keepdim=keepdim) / sample_weight.sum(-1, keepdim=keepdim)

@@ -1,0 +1,73 @@
+"""Tensors of a stack, state dicts of a stack, and the boundary between numpy and PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: What `state_dict` gives: tensors and lists whose first axis is that of the networks, and dicts of these.
+StateDict = dict[str, Any]
+
+
+def squeeze_stack(tensor: Tensor) -> Tensor:
+    """Drop the network axis of a stack of one, so that 2-D calls can be used: a batched product takes 3 µs more."""
+    return tensor[0] if tensor.shape[0] == 1 else tensor
+
+
+def select_networks(state: StateDict, networks: Sequence[int]) -> StateDict:
+    """Copy the state of some networks of a stack."""
+    return {name: _select(value, networks) for name, value in state.items()}
+
+
+def _select(value: Any, networks: Sequence[int]) -> Any:
+    if isinstance(value, dict):
+        return select_networks(value, networks)
+    if isinstance(value, Tensor):
+        return value[networks[0] : networks[0] + 1].clone() if len(networks) == 1 else value[list(networks)]
+    return None if value is None else [value[k] for k in networks]
+
+
+def join_states(states: Sequence[StateDict]) -> StateDict:
+    """Join the states of stacks into that of one stack, in the order given."""
+    return {name: _join([state[name] for state in states]) for name in states[0]}
+
+
+def _join(values: Sequence[Any]) -> Any:
+    if isinstance(values[0], dict):
+        return join_states(values)
+    if isinstance(values[0], Tensor):
+        return torch.cat(list(values))
+    return None if values[0] is None else [item for value in values for item in value]
+
+
+def to_numpy(values: Any) -> Any:
+    """Turn a tensor of any device into an array; anything else stays as it is."""
+    if not isinstance(values, Tensor):
+        return values
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+
+
+def as_tensor(array: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """Make a tensor over the memory of an array where device and strides allow, else over a copy.
+
+    Nobody may write to the tensor of a read-only array: its memory can be a file.
+    """
+    if any(stride < 0 for stride in array.strides):  # PyTorch has none
+        array = array.copy()
+    if not array.flags.writeable:
+        array = np.asarray(_Writeable(array))  # from_numpy would warn
+    return torch.from_numpy(array).to(device)
+
+
+class _Writeable:
+    """The same memory without its read-only flag."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}

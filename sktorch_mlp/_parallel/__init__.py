@@ -1,0 +1,1 @@
+"""Concurrent fits become stacks; imports `_training` and below, and joblib."""

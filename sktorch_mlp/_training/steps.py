@@ -1,0 +1,208 @@
+"""Steps of an epoch: gradient, penalty, clipping, update; all networks of a stack side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from sktorch_mlp._data.batches import MiniBatches, Segment
+from sktorch_mlp._nn.gradients import Gradient
+from sktorch_mlp._nn.losses import Loss
+from sktorch_mlp._nn.network import StackedMLP
+from sktorch_mlp._nn.tensors import squeeze_stack
+
+from .cuda_graphs import CapturedFunction
+from .observers import BatchHooks
+from .optimizers import Optimizer, Scalar, Step, add_scaled_
+from .progress import TrainingOptions
+
+
+class Penalty:
+    """The L2 penalty of a stack on its coefficients, for the mini-batches of a segment.
+
+    That of a batch is ``0.5 * alpha * sum(w**2) / total``, with the sum of its sample weights.
+
+    Attributes
+    ----------
+    is_zero : bool
+    batches : list of (scalar, Tensor)
+        Arguments of `add_gradient`, batch by batch.
+    """
+
+    def __init__(self, network: StackedMLP, options: Sequence[TrainingOptions], segment: Segment) -> None:
+        flat, coefs = network.flat.detach(), slice(0, network.n_coefs)
+        self._coefs, self._coef_grads = squeeze_stack(flat[:, coefs]), squeeze_stack(network.grad[:, coefs])
+        self._alphas = flat.new_tensor([option.alpha for option in options])
+        self.is_zero = not self._alphas.any()
+        self._weights = segment.weights
+        # (n_batches[, n_networks]) each
+        self._square_norms, self._decays, self._fractions = (
+            _squeeze_last(torch.zeros_like(segment.weights.totals)) for _ in range(3)
+        )
+        self.update_weights()
+        self.batches = list(zip(self._decays_by_batch(), self._square_norms.unbind(0), strict=True))
+
+    def _decays_by_batch(self) -> Sequence[Scalar]:
+        """Alpha over the sum of weights of each batch; numbers if they stay and there is one network."""
+        if self._decays.ndim > 1:
+            return self._decays.unsqueeze(-1).unbind(0)
+        if self._weights.vary:
+            return self._decays.unbind(0)
+        return [float(decay) for decay in self._decays.tolist()]
+
+    def update_weights(self) -> None:
+        """Take the weights that the mini-batches have now."""
+        torch.div(squeeze_stack(self._alphas), _squeeze_last(self._weights.totals), out=self._decays)
+        torch.mul(self._decays, _squeeze_last(self._weights.batch_fractions) / 2, out=self._fractions)
+
+    def add_gradient(self, decay: Scalar, square_norm: Tensor) -> None:
+        """Add the penalty of a mini-batch to the gradient, and save the square norm of the coefficients."""
+        torch.linalg.vecdot(self._coefs, self._coefs, out=square_norm)
+        add_scaled_(self._coef_grads, self._coefs, decay)
+
+    def mean(self) -> Tensor:
+        """Share of the penalty in the loss of the epoch, 0-d or (n_networks,), from the norms saved."""
+        mean: Tensor = torch.linalg.vecdot(self._square_norms, self._fractions, dim=0)
+        return mean
+
+
+def _squeeze_last(values: Tensor) -> Tensor:
+    """Drop the network axis, here the last one, of a stack of one."""
+    return values.squeeze(-1) if values.shape[-1] == 1 else values
+
+
+class _ClipNorm:
+    """Scales the gradient of each network down to a norm, as `torch.nn.utils.clip_grad_norm_` does."""
+
+    def __init__(self, network: StackedMLP, max_norms: Sequence[float]) -> None:
+        self._grads = network.grad
+        self._max_norms = network.flat.detach().new_tensor(max_norms).unsqueeze(-1)
+
+    def __call__(self) -> None:
+        norms = torch.linalg.vector_norm(self._grads, dim=-1, keepdim=True)
+        self._grads.mul_((self._max_norms / (norms + 1e-6)).clamp_(max=1.0))
+
+
+class _SegmentSteps:
+    """Steps through the mini-batches of a segment."""
+
+    def __init__(
+        self,
+        network: StackedMLP,
+        loss: Loss,
+        segment: Segment,
+        options: Sequence[TrainingOptions],
+        optimizer: Optimizer | None,
+        hooks: BatchHooks | None,
+    ) -> None:
+        self._loss, self._segment, self._optimizer, self._hooks = loss, segment, optimizer, hooks
+        gradients = {size: Gradient(network, loss, size, keep_outputs=hooks is not None) for size in set(segment.sizes)}
+        self._penalty = Penalty(network, options, segment)
+        max_norms = [option.gradient_clip_norm for option in options]
+        self._clip = _ClipNorm(network, max_norms) if any(map(math.isfinite, max_norms)) else None
+        flat = network.flat.detach()
+        self._loss_terms = squeeze_stack(flat.new_empty(network.n_networks, 1, sum(segment.sizes)))
+        self._batches = [
+            (gradients[size], *arguments)
+            for size, *arguments in zip(
+                segment.sizes,
+                segment.batch_targets,
+                segment.weights.fractions,
+                segment.weights.totals.unbind(0),
+                self._loss_terms.split(segment.sizes, -1),
+                self._penalty.batches,
+                strict=True,
+            )
+        ]
+        self._run: Callable[[Iterable[Step]], Tensor] = self._run_steps
+        can_be_captured = segment.can_be_captured and (optimizer is None or optimizer.can_be_captured)
+        if can_be_captured and network.can_be_captured and not loss.couples_rows and hooks is None:
+            self._run = CapturedFunction(self._run_steps, network.device)
+
+    def run(self) -> Tensor:
+        """Train on the segment; return its share in the loss of the epoch, 0-d or (n_networks,)."""
+        if self._segment.weights.vary:
+            self._penalty.update_weights()
+        n_steps = len(self._batches)
+        return self._run([_no_step] * n_steps if self._optimizer is None else self._optimizer.steps(n_steps))
+
+    def _run_steps(self, steps: Iterable[Step]) -> Tensor:
+        has_penalty, add_penalty = not self._penalty.is_zero, self._penalty.add_gradient
+        clip, hooks = self._clip, self._hooks
+        if hooks is not None:
+            hooks.on_segment_begin(self._segment.batch_rows)
+        batches = zip(self._batches, self._segment.batches(), steps, strict=True)
+        for (gradient, targets, fractions, total, loss_terms, penalty), batch, step in batches:
+            gradient(batch, targets, fractions, total, loss_terms)
+            if has_penalty:
+                add_penalty(*penalty)
+            if clip is not None:
+                clip()
+            if hooks is not None:
+                hooks.on_grad_computed()
+            step()
+            if hooks is not None:
+                hooks.on_batch_end(gradient.outputs, self._loss.row_losses(loss_terms.clone(), targets))
+        loss = self._segment.weights.mean(self._loss.row_losses(self._loss_terms, self._segment.targets))
+        return loss + self._penalty.mean() if has_penalty else loss
+
+
+def _no_step() -> None:
+    """Leave the parameters as they are."""
+
+
+class Trainer:
+    """Trains a stack, an epoch at a time.
+
+    Parameters
+    ----------
+    network : StackedMLP
+    loss : Loss
+    minibatches : MiniBatches
+    options : sequence of TrainingOptions
+        One for each network.
+    optimizer : Optimizer, default=None
+        None leaves the parameters as they are, and the gradient of the last mini-batch.
+    hooks : BatchHooks, default=None
+        Called around each step.
+    """
+
+    def __init__(
+        self,
+        network: StackedMLP,
+        loss: Loss,
+        minibatches: MiniBatches,
+        options: Sequence[TrainingOptions],
+        optimizer: Optimizer | None = None,
+        hooks: BatchHooks | None = None,
+    ) -> None:
+        if optimizer is not None:
+            optimizer.bind(network, sum(len(segment.sizes) for segment in minibatches.segments))
+        self._minibatches = minibatches
+        self._segment_steps = {
+            segment: _SegmentSteps(network, loss, segment, options, optimizer, hooks)
+            for segment in dict.fromkeys(minibatches.segments)
+        }
+
+    def run_epoch(self, *, shuffle_ahead: bool = False) -> list[float]:
+        """Train one epoch.
+
+        Parameters
+        ----------
+        shuffle_ahead : bool, default=False
+            Whether to shuffle for another epoch while the device is at work.
+
+        Returns
+        -------
+        list of float
+            Loss of each network, penalty included: the losses of its batches, averaged over rows.
+        """
+        shares = [self._segment_steps[segment].run() for segment in self._minibatches.next_epoch()]
+        if shuffle_ahead:
+            self._minibatches.shuffle_ahead()
+        total = shares[0] if len(shares) == 1 else torch.stack(shares).sum(0)
+        losses: list[float] = total.reshape(-1).tolist()
+        return losses

@@ -1,0 +1,72 @@
+"""Losses and scores of a stack on its validation samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sktorch_mlp._data.samples import Samples
+from sktorch_mlp._nn.gradients import ForwardPass
+from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS, Loss, weighted_mean
+from sktorch_mlp._nn.network import StackedMLP
+from sktorch_mlp._nn.tensors import squeeze_stack
+
+from .progress import TrainingOptions
+
+#: Rows validated at a time.
+_BLOCK_ROWS = 2**14
+
+
+class Validator:
+    """Scores each network of a stack on its validation samples.
+
+    Parameters
+    ----------
+    network : StackedMLP
+    loss : Loss
+    samples : Samples
+    options : sequence of TrainingOptions
+        One for each network.
+    """
+
+    def __init__(self, network: StackedMLP, loss: Loss, samples: Samples, options: Sequence[TrainingOptions]) -> None:
+        rows, target_rows = samples.stack_indices(samples.indices)
+        self._network, self._loss, self._options = network, loss, options
+        blocks = rows.split(_BLOCK_ROWS, -1)
+        forwards = {n: ForwardPass(network, "identity", n) for n in {block.shape[-1] for block in blocks}}
+        self._blocks = [(forwards[block.shape[-1]], samples.rows.take(block)) for block in blocks]
+        self._activate_ = OUTPUT_ACTIVATIONS[loss.out_activation]
+        self._targets = samples.take_targets(target_rows)
+        dtype = samples.rows.dtype
+        self._loss_terms = self._targets.new_empty((*rows.shape[:-1], 1, rows.shape[-1]), dtype=dtype)
+        self._weights: Tensor | None = None
+        n_rows = torch.tensor([len(indices) for indices in samples.indices], device=rows.device)
+        if samples.weights is not None or len(n_rows.unique()) > 1:
+            is_present = squeeze_stack(torch.arange(rows.shape[-1], device=rows.device) < n_rows.unsqueeze(-1))
+            weights = is_present.to(dtype) if samples.weights is None else is_present * samples.weights[target_rows]
+            self._weights = weights.unsqueeze(-2)
+
+    def __call__(self) -> list[tuple[float, float]]:
+        """Score and loss of each network; nan where a prediction is not finite."""
+        logits = self._logits()
+        predictions = self._activate_(logits.clone() if self._loss.of_logits else logits)
+        loss_scores = self._loss.score(predictions, self._targets, self._weights)
+        self._loss.to_delta_(logits, self._targets, self._loss_terms)  # for the loss terms
+        row_losses = self._loss.row_losses(self._loss_terms, self._targets)
+        losses = weighted_mean(row_losses, self._weights).reshape(-1).tolist()
+        scores = torch.atleast_1d(loss_scores).tolist()
+        return [(self._score(k, score, loss), loss) for k, (score, loss) in enumerate(zip(scores, losses, strict=True))]
+
+    def _logits(self) -> Tensor:
+        if len(self._blocks) == 1:
+            ((forward, batch),) = self._blocks
+            return forward(batch)
+        return torch.cat([forward(batch).clone() for forward, batch in self._blocks], -1)
+
+    def _score(self, k: int, loss_score: float, loss: float) -> float:
+        options = self._options[k]
+        if options.scores_loss:
+            return -loss
+        return loss_score if options.scoring is None else options.scoring(self._network, k)
