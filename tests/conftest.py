@@ -1,29 +1,28 @@
-"""What all tests share."""
+"""What all tests share: threads, devices and workers, and the summary of the comparisons with scikit-learn."""
 
 import matplotlib
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
-from sktorch_mlp import _device
+from sktorch_mlp._data import device
 
 matplotlib.use("Agg")
 
-_differences = []
+_differences = []  # from scikit-learn: the worst of each test
 
 
-@pytest.fixture
-def worst_difference():
-    """Take note of a relative difference from scikit-learn; the summary shows the largest."""
-    differences = []
-    yield differences.append
-    _differences.append(max(differences))
-
-
-@pytest.fixture
-def one_thread():
-    """For steps as small as those of most tests more threads only wait for each other."""
-    before = torch.get_num_threads()
+def pytest_configure():
+    """Compute on one thread. Steps as small as those of tests gain nothing from more, and workers share the cores."""
     torch.set_num_threads(1)
+    threadpool_limits(1, user_api="blas")
+
+
+@pytest.fixture
+def two_torch_threads():
+    """Let PyTorch compute on two threads, for a test that is about threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
 
@@ -31,16 +30,8 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def auto_is_the_cpu(request, monkeypatch):
     """Without the mark `gpu` a test is about the CPU, also where "auto" would find a GPU."""
-    if "gpu" not in request.keywords and request.path.name != "test_device.py":
-        monkeypatch.setattr(_device, "_best_available", lambda: "cpu")
-
-
-def pytest_terminal_summary(terminalreporter):
-    if _differences:
-        terminalreporter.write_line(
-            f"parity with scikit-learn: {len(_differences)} combinations, "
-            f"worst relative difference {max(_differences):.1e}"
-        )
+    if "gpu" not in request.keywords:
+        monkeypatch.setattr(device, "best_device", lambda: torch.device("cpu"))
 
 
 def pytest_collection_modifyitems(items):
@@ -49,3 +40,40 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+# Workers of pytest-xdist -----------------------------------------------------------------
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Start two workers; none for single tests, which take less time than the start of a worker."""
+    return 0 if any("::" in argument for argument in config.args) else 2
+
+
+@pytest.fixture
+def worst_difference():
+    """Take note of a relative difference from scikit-learn; the summary shows the largest."""
+    differences = []
+    yield differences.append
+    if differences:  # none where the test has failed before
+        _differences.append(max(differences))
+
+
+def pytest_sessionfinish(session):
+    """Hand the differences of a worker to the process that prints the summary."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["differences"] = _differences
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    _differences.extend(getattr(node, "workeroutput", {}).get("differences", []))
+
+
+def pytest_terminal_summary(terminalreporter):
+    if _differences:
+        terminalreporter.write_line(
+            f"parity with scikit-learn: {len(_differences)} combinations, "
+            f"worst relative difference {max(_differences):.1e}"
+        )

@@ -4,6 +4,7 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -40,19 +41,57 @@ def test_readme_has_the_two_commands():
     ]
 
 
-def test_quickstart_on_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def quickstart():
+    """The functions of the quickstart."""
+    yield SimpleNamespace(**runpy.run_path(str(ROOT / "examples/quickstart.py")))
+    plt.close("all")
+
+
+def test_quickstart_on_a_file_of_ones_own(tmp_path, quickstart, capsys):
     X, y = load_iris(return_X_y=True)
     np.savez(tmp_path / "iris.npz", X=X, y=y)
     picture = tmp_path / "loss.png"
-    arguments = ["quickstart.py", "--npz", str(tmp_path / "iris.npz"), "--max-iter", "20", "--picture", str(picture)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    runpy.run_path(str(ROOT / "examples/quickstart.py"), run_name="__main__")
-    plt.close("all")
-    table = capsys.readouterr().out
-    accuracies = re.search(r"test accuracy, search +([\d.]+) +([\d.]+)", table).groups()
-    assert accuracies[0] == accuracies[1]
-    assert re.search(r"grid search, seconds +[\d.]+ +[\d.]+ +[\d.]+x", table)
+    options = ["--npz", str(tmp_path / "iris.npz"), "--max-iter", "20", "--picture", str(picture)]
+    quickstart.main(options, load=3.0)
+    output, errors = capsys.readouterr()
+    assert not errors
+    assert re.search(r"^ +MLPClassifier +MLPTorchClassifier +in stacked_fits\(\)$", output, flags=re.MULTILINE)
+    assert len(set(re.search(r"test accuracy, search +([\d.]+) +([\d.]+) +([\d.]+)", output).groups())) == 1
+    times = re.search(r"grid search, seconds +([\d.]+) +([\d.]+) +([\d.]+)\n +times as fast +[\d.]+x +[\d.]+x", output)
+    assert min(map(float, times.groups())) > 0
+    assert (
+        output.count("x  (busy: load 3.0 per core before the start") == 2
+    )  # beside the ratios of fits and of searches
+    assert output.count("take an idle machine") == 1
     assert picture.stat().st_size > 10_000
+    assert len(plt.gca().lines) == 2
+    np.testing.assert_allclose(*(line.get_ydata() for line in plt.gca().lines))
+
+
+@pytest.mark.parametrize(
+    ("load", "times", "note"),
+    [
+        (0.1, [[1.0, 1.2], [0.5, 0.6]], ""),
+        (float("nan"), [[1.0, 1.2]], ""),
+        (0.9, [[1.0, 1.2], [0.5, 0.6]], "busy: load 0.9 per core before the start"),
+        (0.1, [[1.0, 1.2], [0.5, 1.25]], "unsteady: rounds differ 2.5-fold"),
+        (2.0, [[1.0, 8.0], [0.5, 0.6]], "busy: load 2.0 per core before the start; unsteady: rounds differ 8.0-fold"),
+    ],
+)
+def test_quickstart_doubts_ratios_of_a_busy_machine(load, times, note, quickstart):
+    assert quickstart.doubts(load, times) == note
+
+
+def test_quickstart_takes_the_fastest_round(quickstart, capsys):
+    search = SimpleNamespace(best_params_={"mlp__alpha": 0.1})
+    scores = {"fit accuracy": 0.9, "search accuracy": 0.95, "search": search}
+    seconds = {"MLPClassifier": [9.0, 8.0], "MLPTorchClassifier": [4.0, 4.4], "in stacked_fits()": [2.2, 2.0]}
+    results = {column: scores | {"fit times": [1.0], "search times": times} for column, times in seconds.items()}
+    quickstart.print_table(results, load=0.1)
+    output = capsys.readouterr().out
+    assert re.search(r"grid search, seconds +8\.00 +4\.00 +2\.00\n +times as fast +2\.0x +4\.0x\n", output)
+    assert "idle" not in output
 
 
 def test_quickstart_names_a_missing_file(monkeypatch, capsys):
@@ -77,6 +116,7 @@ def test_version():
 
 def test_stacked_search_finds_the_same(capsys):
     runpy.run_path(str(ROOT / "examples/grid_search_stacked.py"), run_name="__main__")
-    alone, stacked, difference, _ = capsys.readouterr().out.splitlines()
+    alone, stacked, difference, ratio = capsys.readouterr().out.splitlines()
     assert alone.partition("best")[2] == stacked.partition("best")[2]
     assert float(difference.rpartition(" ")[2]) < 1e-2
+    assert float(re.search(r"([\d.]+) times as long as stacked", ratio).group(1)) > 0

@@ -1,4 +1,4 @@
-"""The same on a CUDA device; skipped without one."""
+"""Fits and predictions on a CUDA device, against those on the CPU; skipped without one."""
 
 import pickle
 
@@ -22,33 +22,33 @@ pytestmark = [
 X, Y = load_digits(return_X_y=True)
 X, Y = X[:500] / 16, Y[:500]
 PARAMS = {"hidden_layer_sizes": (20, 10), "max_iter": 8, "random_state": 0}
-OPTIONS = [
-    {},
-    {"solver": "sgd", "learning_rate": "adaptive"},
-    {"solver": "lbfgs"},
-    {"activation": "tanh", "batch_size": 64},
-    {"activation": "logistic", "batch_size": 500},
-    {"early_stopping": True},
-    {"normalization": "batch", "activation": "gelu"},
-    {"normalization": "layer", "activation": torch.nn.functional.softplus},
-    {"solver": "adamw", "learning_rate": "one_cycle", "batch_size": 64},
-    {"solver": torch.optim.RMSprop, "gradient_clip_norm": 0.1},
-    {"label_smoothing": 0.1, "class_weight": {0: 5.0}},
-]
+OPTIONS = {
+    "default": {},
+    "sgd": {"solver": "sgd", "learning_rate": "adaptive"},
+    "lbfgs": {"solver": "lbfgs"},
+    "tanh": {"activation": "tanh", "batch_size": 64},
+    "logistic": {"activation": "logistic", "batch_size": 500},
+    "early stopping": {"early_stopping": True},
+    "batch norm": {"normalization": "batch", "activation": "gelu"},
+    "layer norm": {"normalization": "layer", "activation": torch.nn.functional.softplus},
+    "adamw": {"solver": "adamw", "learning_rate": "one_cycle", "batch_size": 64},
+    "RMSprop": {"solver": torch.optim.RMSprop, "gradient_clip_norm": 0.1},
+    "class weights": {"label_smoothing": 0.1, "class_weight": {0: 5.0}},
+}
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weights"])
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
-def test_float64_is_that_of_the_cpu(options, weighted, sparse):
+def test_float64_is_that_of_the_cpu(name, weighted, sparse):
     data = sp.csr_array(X) if sparse else X
     weights = np.random.RandomState(0).uniform(0.1, 2, len(X)) if weighted else None
-    cpu = MLPTorchClassifier(**PARAMS, **options, device="cpu", dtype="float64").fit(data, Y, weights)
+    cpu = MLPTorchClassifier(**PARAMS, **OPTIONS[name], device="cpu", dtype="float64").fit(data, Y, weights)
     gpu = clone(cpu).set_params(device="cuda").fit(data, Y, weights)
     assert gpu.n_iter_ == cpu.n_iter_
     np.testing.assert_allclose(gpu.loss_, cpu.loss_, rtol=1e-6)
-    for ours, theirs in zip(gpu.coefs_, cpu.coefs_, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
+    for actual, expected in zip(gpu.coefs_, cpu.coefs_, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-8)
     np.testing.assert_array_equal(gpu.predict(data), cpu.predict(data))
 
 
@@ -111,7 +111,7 @@ def test_tensors_on_the_gpu_are_input():
     np.testing.assert_array_equal(MLPTorchClassifier(**PARAMS).fit(*tensors).predict(tensors[0]), expected)
 
 
-def test_partial_fit_goes_on_as_on_the_cpu():
+def test_partial_fit_resumes_as_on_the_cpu():
     data = scale(load_diabetes().data)
     y = scale(load_diabetes().target)
     models = [MLPTorchRegressor(random_state=0, dtype="float64", device=device) for device in ("cpu", "cuda")]
@@ -121,7 +121,7 @@ def test_partial_fit_goes_on_as_on_the_cpu():
     np.testing.assert_allclose(models[1].predict(data), models[0].predict(data), rtol=1e-6, atol=1e-9)
 
 
-def test_what_is_written_into_the_weights_counts():
+def test_written_weights_are_predicted_with_and_trained_from():
     model = MLPTorchRegressor(max_iter=2, device="cuda").fit(X, Y)
     model.coefs_[-1][:] = 0
     model.intercepts_[-1][:] = 3

@@ -1,0 +1,43 @@
+"""Fixtures for the tests of the estimators."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from sktorch_mlp._nn.gradients import Gradient
+from tests.estimators.helpers import LABELS, X, ours
+
+
+@pytest.fixture
+def torch_warns_always():
+    """Have PyTorch repeat the warnings that it gives once a process, of read-only arrays above all."""
+    ours("classifier").fit(sp.csr_array(X), LABELS)  # takes the two of sparse tensors
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(False)
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """Have Ctrl-C arrive when the n-th gradient from now on is about to be computed; counted from 1."""
+
+    def interrupt_at(n):
+        original, calls = Gradient.__call__, iter(range(1, 10**6))
+
+        def interrupted(self, *args):
+            if next(calls) == n:
+                raise KeyboardInterrupt
+            return original(self, *args)
+
+        monkeypatch.setattr(Gradient, "__call__", interrupted)
+
+    return interrupt_at
+
+
+@pytest.fixture
+def global_stream():
+    """NumPy's global random stream, put back after the test."""
+    state = np.random.get_state()  # noqa: NPY002
+    yield np.random
+    np.random.set_state(state)  # noqa: NPY002

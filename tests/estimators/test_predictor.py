@@ -1,0 +1,92 @@
+"""Predictions: block by block what they are at once, and PyTorch's numbers."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from torch import nn
+
+from sktorch_mlp._data.rows import Rows
+from sktorch_mlp._estimators.predictor import BLOCK_ROWS, Predictor
+from tests.estimators.helpers import KINDS, RTOL, TARGETS, X, outputs, pair
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+CPU = torch.device("cpu")
+FORMATS = {"dense": np.asarray, "sparse": sp.csr_array}
+
+
+def as_rows(values, dtype=np.float64):
+    return Rows.from_array(values, CPU, np.dtype(dtype))
+
+
+def module_and_predictor(out_activation="softmax"):
+    """Modules of PyTorch and a predictor of the same weights."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    linears = [layer for layer in module if isinstance(layer, nn.Linear)]
+    weights, biases = ([getattr(layer, name).detach() for layer in linears] for name in ("weight", "bias"))
+    return module, Predictor(weights, biases, ("tanh", "relu"), out_activation)
+
+
+OUT_ACTIVATIONS = {
+    "identity": lambda z: z,
+    "logistic": torch.sigmoid,
+    "softmax": lambda z: torch.softmax(z, 1),
+    "exp": torch.exp,
+}
+
+
+@pytest.fixture(autouse=True)
+def torchs_stream():
+    """Put back PyTorch's global random stream after each test."""
+    with torch.random.fork_rng():
+        yield
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("n_rows", [1, 2, BLOCK_ROWS, BLOCK_ROWS + 1, 2 * BLOCK_ROWS + 3])
+def test_predictions_are_those_of_pytorchs_modules(n_rows, format_):
+    rows = np.random.RandomState(0).normal(size=(n_rows, 4)).round(0)
+    for name, activate in OUT_ACTIVATIONS.items():
+        module, predictor = module_and_predictor(name)
+        expected = activate(module(torch.from_numpy(rows))).detach()
+        result = predictor(as_rows(FORMATS[format_](rows)))
+        assert result.shape == (n_rows, 3)
+        assert result.is_contiguous()
+        assert_allclose(result, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_predictions_are_no_views_of_buffers():
+    _, predictor = module_and_predictor()
+    first = predictor(as_rows(X))
+    before = first.clone()
+    predictor(as_rows(X[::-1].copy()))
+    assert torch.equal(first, before)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_rows_are_predicted_as_by_scikit_learn(kind, format_):
+    model, reference = (estimator.fit(X, TARGETS[kind]) for estimator in pair(kind))
+    rows = FORMATS[format_](np.tile(X, (101, 1)) * np.linspace(0.5, 1.5, 5050)[:, np.newaxis])
+    assert rows.shape[0] > 2 * BLOCK_ROWS
+    assert_allclose(outputs(model, rows), outputs(reference, rows), rtol=RTOL[np.float64])
+
+
+def test_a_prediction_leaves_its_rows_as_they_were():
+    for rows in (X.copy(), sp.csr_array(X)):
+        before = rows.copy()
+        module_and_predictor("exp")[1](as_rows(rows))
+        assert_array_equal(*(values.toarray() if sp.issparse(values) else values for values in (rows, before)))
+
+
+def test_large_rows_are_cast_block_by_block():
+    _, predictor = module_and_predictor()
+    rows = np.random.RandomState(0).normal(size=(2 * BLOCK_ROWS + 3, 4)).astype(np.float32)
+    at_once, by_block = (
+        predictor(Rows.from_array(rows, CPU, np.dtype(np.float64), copy_bytes=copy_bytes)) for copy_bytes in (2**24, 0)
+    )
+    assert by_block.dtype == torch.float64
+    assert torch.equal(at_once, by_block)

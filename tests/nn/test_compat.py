@@ -1,0 +1,63 @@
+"""PyTorch's undocumented operators: that they are there, do what the closed form needs, and can be done without."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import functional
+
+from sktorch_mlp._nn import compat
+
+#: The operators: overload, derivative made from it, the activation, whether the derivative is taken at the output.
+OPERATORS = {
+    "leaky_relu_backward": ("grad_input", lambda: compat.leaky_relu_backward(0.01), functional.leaky_relu, True),
+    "elu_backward": ("grad_input", lambda: compat.elu_backward(1.0, 1.0), functional.elu, True),
+    "gelu_backward": ("grad_input", compat.gelu_backward, functional.gelu, False),
+    "silu_backward": ("grad_input", compat.silu_backward, functional.silu, False),
+    "mish_backward": ("default", compat.mish_backward, functional.mish, False),
+}
+
+
+@pytest.fixture
+def without_operators(monkeypatch):
+    """PyTorch as it would be without undocumented operators."""
+    monkeypatch.setattr(torch.ops, "aten", SimpleNamespace())
+    assert compat.operator("gelu_backward") is None
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_pytorch_has_the_operator(name):
+    overload = OPERATORS[name][0]
+    assert compat.operator(name, overload) is not None, (
+        f"PyTorch {torch.__version__} has no torch.ops.aten.{name}.{overload} any more: sktorch_mlp._nn.compat takes its "
+        "slower fallback. Find the operator's new name, or make the fallback the rule."
+    )
+
+
+def _assert_is_the_derivative(backward_, activation, *, at_output):
+    units = torch.cat([torch.linspace(-4, 4, 40), torch.tensor([-30.0, 30.0])]).double().requires_grad_()
+    delta = torch.linspace(1, 2, len(units), dtype=torch.float64)
+    output = activation(units)
+    (expected,) = torch.autograd.grad(output, units, delta)
+    with torch.no_grad():
+        backward_(delta, (output if at_output else units).detach())
+    torch.testing.assert_close(delta, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_the_operator_writes_the_derivative_into_the_gradient(name):
+    _, make, activation, at_output = OPERATORS[name]
+    _assert_is_the_derivative(make(), activation, at_output=at_output)
+
+
+@pytest.mark.usefixtures("without_operators")
+@pytest.mark.parametrize("name", OPERATORS)
+def test_without_the_operator_the_numbers_are_the_same(name):
+    _, make, activation, at_output = OPERATORS[name]
+    _assert_is_the_derivative(make(), activation, at_output=at_output)
+
+
+@pytest.mark.usefixtures("without_operators")
+def test_without_the_operator_selu_keeps_its_constants():
+    backward_ = compat.elu_backward(1.6732632423543772, 1.0507009873554805)
+    _assert_is_the_derivative(backward_, functional.selu, at_output=True)
