@@ -1,1 +1,1 @@
-"""Benchmarks against the rivals: same problems, same process, interleaved."""
+"""Benchmarks against the baselines: same problems, same process, interleaved."""

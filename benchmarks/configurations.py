@@ -1,20 +1,12 @@
-"""Time fits in all kinds of configurations against scikit-learn, and print the worst first."""
+"""Ways to fit a problem: every solver, activation, kind of target and way to train."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .contestants import comparisons
-from .fits import RATIOS, fit_row
-from .problems import PROBLEMS, Problem
-from .report import table
-from .runner import Row
-
-UNIT = "seconds"
-NAMES = {"scikit-learn, X float64": "X float64", "scikit-learn, X float32": "X float32"}
+from .problems import Problem
 
 SOLVERS: dict[str, dict[str, Any]] = {
     "adam": {},
@@ -91,30 +83,3 @@ def configurations(every_activation: bool) -> Iterator[Configuration]:
             yield Configuration(solver, kind=kind, early_stopping=True)
         yield Configuration(solver, incremental=True)
         yield Configuration(solver, kind="regressor", incremental=True)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Set how often to repeat."""
-    parser.set_defaults(repeats=3)
-
-
-def run(args: argparse.Namespace) -> list[Row]:
-    """Time them all; the row with the worst ratio comes first."""
-    columns = [c for c in comparisons(["sklearn"], args.device, NAMES) if c.name in NAMES.values()]
-    small = replace(PROBLEMS["digits"], epochs=10).scaled(args.scale)
-    large = replace(PROBLEMS["binary"], rows=10_000, epochs=3).scaled(args.scale)
-    rows = []
-    for problem in (small, large):
-        for configuration in configurations(every_activation=problem is small):
-            row = fit_row(configuration.of(problem), columns, args)
-            rows.append(replace(row, title=f"{problem.name} {problem.rows}×{problem.features}, {configuration}"))
-    return sorted(rows, key=_worst)
-
-
-def _worst(row: Row) -> float:
-    return min(verdict.ratio for verdict in row.verdicts.values() if verdict is not None)
-
-
-def summary(rows: Sequence[Row], args: argparse.Namespace) -> str:
-    """The table."""
-    return "\n".join([RATIOS.format_map(vars(args)), table(rows, "configuration")])

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .runner import Row, Verdict
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# Okabe and Ito's colors, which the color-blind can tell apart.
 _BLUE, _SKY, _GREEN, _ORANGE, _VERMILION = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00"
 _STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 _WIDTH = 8.0  # inches, some 800 pixels in a README
@@ -45,15 +43,15 @@ def _figure(path: Path, height: float) -> Iterator[Figure]:
         figure.savefig(path, dpi=150)
 
 
-def bars(rows: Sequence[Row], path: Path, label: str) -> None:
+def bars(rows: Sequence[dict[str, Any]], path: Path, label: str) -> None:
     """Draw ratios as bars from 1, with their spread, on a logarithmic axis.
 
     Columns in which lower is better are left out, as are results that differ.
 
     Parameters
     ----------
-    rows : sequence of Row
-        Titles are broken at their first comma.
+    rows : sequence of dict
+        Of a summary. Titles are broken at their first comma.
     path : Path
         Its suffix is the format.
     label : str
@@ -62,20 +60,20 @@ def bars(rows: Sequence[Row], path: Path, label: str) -> None:
     from matplotlib.patches import Patch
     from matplotlib.ticker import LogLocator, NullLocator
 
-    drawn = [{title: v for title, v in row.verdicts.items() if v is not None and _is_drawn(v)} for row in rows]
-    titles = list(dict.fromkeys(title for verdicts in drawn for title in verdicts))
-    colours = dict(zip(titles, (_BLUE, _SKY, _GREEN, _ORANGE, _VERMILION), strict=False))
-    with _figure(path, height=1.0 + sum(0.16 * len(verdicts) + 0.2 for verdicts in drawn)) as figure:
+    drawn = [drawn_ratios(row) for row in rows]
+    titles = list(dict.fromkeys(title for ratios in drawn for title in ratios))
+    colors = dict(zip(titles, (_BLUE, _SKY, _GREEN, _ORANGE, _VERMILION), strict=False))
+    with _figure(path, height=1.0 + sum(0.16 * len(ratios) + 0.2 for ratios in drawn)) as figure:
         axes = figure.add_subplot()
         ticks, bottom = [], 0.0
-        for verdicts in drawn:
-            ticks.append(bottom + (len(verdicts) - 1) / 2)
-            for title, verdict in verdicts.items():
-                axes.barh(bottom, verdict.ratio - 1, left=1, height=0.85, color=colours[title])
-                axes.plot([min(verdict.ratios), max(verdict.ratios)], [bottom] * 2, color="black", linewidth=1)
+        for ratios in drawn:
+            ticks.append(bottom + (len(ratios) - 1) / 2)
+            for title, ratio in ratios.items():
+                axes.barh(bottom, ratio["median"] - 1, left=1, height=0.85, color=colors[title])
+                axes.plot([ratio["min"], ratio["max"]], [bottom] * 2, color="black", linewidth=1)
                 bottom += 1
             bottom += 1.2
-        axes.set_yticks(ticks, [row.title.replace(", ", "\n", 1) for row in rows])
+        axes.set_yticks(ticks, [row["title"].replace(", ", "\n", 1) + " †" * row["busy"] for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(bottom - 1.2, -1)
         axes.set_xscale("log")
@@ -85,19 +83,24 @@ def bars(rows: Sequence[Row], path: Path, label: str) -> None:
         axes.grid(axis="x", color="0.85")
         axes.set_axisbelow(True)
         axes.axvline(1, color="black", linewidth=1)
-        axes.set_xlabel(f"{label} (right of 1 ours is faster)")
-        handles = [Patch(color=colours[title], label=title) for title in titles]
+        axes.set_xlabel(label + "\n† the machine was busy" * any(row["busy"] for row in rows))
+        handles = [Patch(color=colors[title], label=title) for title in titles]
         n_columns = 3 if max(map(len, titles), default=0) <= 30 else 2
         figure.legend(handles=handles, loc="outside upper center", ncols=n_columns, frameon=False)
 
 
-def _is_drawn(verdict: Verdict) -> bool:
-    return not (verdict.comparison.lower_is_better or verdict.mismatches)
+def drawn_ratios(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The ratios of a row that become bars, by their columns."""
+    return {
+        title: ratio
+        for title, ratio in row["ratios"].items()
+        if ratio is not None and not ratio["lower_is_better"] and not ratio["mismatches"]
+    }
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Times of one contestant.
+    """Times of one implementation.
 
     Attributes
     ----------
@@ -109,7 +112,7 @@ class Curve:
     seconds : list of float
     is_ours : bool
     is_second : bool
-        Whether it is the contestant's second in its panel.
+        Whether it is the implementation's second in its panel.
     """
 
     panel: str
@@ -132,13 +135,18 @@ def panels(curves: Sequence[Curve], path: Path) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     names = list(dict.fromkeys(curve.panel for curve in curves))
-    with _figure(path, height=3.4) as figure:
-        panels = dict(zip(names, figure.subplots(1, len(names), sharey=True), strict=True))
+    n_columns = min(len(names), 3)
+    n_rows = -(-len(names) // n_columns)
+    with _figure(path, height=0.4 + 3.0 * n_rows) as figure:
+        grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel()
+        panels = dict(zip(names, grid, strict=False))
+        for axes in grid[len(names) :]:
+            axes.remove()
         for curve in curves:
-            colour, marker = _BLUE if curve.is_ours else _VERMILION, "s" if curve.is_second else "o"
+            color, marker = _BLUE if curve.is_ours else _VERMILION, "s" if curve.is_second else "o"
             style = "--" if curve.is_second else "-"
             panels[curve.panel].plot(
-                curve.sizes, curve.seconds, style, marker=marker, markersize=4, color=colour, label=curve.label
+                curve.sizes, curve.seconds, style, marker=marker, markersize=4, color=color, label=curve.label
             )
         for name, axes in panels.items():
             axes.set(xscale="log", yscale="log", xlabel=name)
@@ -146,7 +154,8 @@ def panels(curves: Sequence[Curve], path: Path) -> None:
             axes.yaxis.set_minor_formatter(NullFormatter())
             axes.grid(color="0.85")
         first = panels[names[0]]
-        first.set_ylabel("seconds a fit")
+        for name in names[::n_columns]:
+            panels[name].set_ylabel("seconds a fit")
         low, high = first.get_ylim()
         if high / low < 100:  # else a label at powers of ten is enough
             first.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -156,4 +165,6 @@ def panels(curves: Sequence[Curve], path: Path) -> None:
             for axes in panels.values()
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(legend.values(), legend.keys(), loc="outside upper center", ncols=len(legend), frameon=False)
+        figure.legend(
+            legend.values(), legend.keys(), loc="outside upper center", ncols=min(len(legend), 4), frameon=False
+        )

@@ -32,7 +32,7 @@ class Problem:
         "adam", "sgd" or "lbfgs".
     kind : str
         What is learnt of the classes: "classifier" (them), "multilabel" (an indicator
-        column each) or "regressor" (the index, standardised).
+        column each) or "regressor" (the index, standardized).
     params : mapping
         Further parameters of scikit-learn's estimators and of ours.
     weighted : bool
@@ -51,7 +51,7 @@ class Problem:
     make: Callable[[Problem], tuple[Any, np.ndarray]]
     solver: str = "adam"
     kind: str = "classifier"
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict, hash=False)
     weighted: bool = False
     incremental: bool = False
 
@@ -61,9 +61,9 @@ class Problem:
         return 1 if self.n_classes == 2 else self.n_classes
 
     @property
-    def layer_units(self) -> list[int]:
+    def layer_units(self) -> tuple[int, ...]:
         """Units of every layer, from the features to the outputs."""
-        return [self.features, *self.hidden_layer_sizes, self.n_outputs]
+        return self.features, *self.hidden_layer_sizes, self.n_outputs
 
     @property
     def n_steps(self) -> int:
@@ -72,7 +72,7 @@ class Problem:
 
     @property
     def is_basic(self) -> bool:
-        """Whether it is in the reach of those who do not have scikit-learn's formulas: Adam, dense X, classes."""
+        """Whether all baselines can do it: Adam, dense X, classes."""
         plain = not (self.params or self.weighted or self.incremental or self.make is words)
         return plain and self.solver == "adam" and self.kind == "classifier"
 
@@ -140,12 +140,12 @@ def digits(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
 
 
 def clouds(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    """A normal cloud a class, of standard deviation 1, its centre about 4 away from the origin."""
+    """A normal cloud a class, of standard deviation 1, its center about 4 away from the origin."""
     rng = np.random.default_rng(0)
     y = rng.integers(problem.n_classes, size=problem.rows)
-    centres = rng.standard_normal((problem.n_classes, problem.features)) * 4 / math.sqrt(problem.features)
+    centers = rng.standard_normal((problem.n_classes, problem.features)) * 4 / math.sqrt(problem.features)
     X = rng.standard_normal((problem.rows, problem.features))
-    X += centres[y]
+    X += centers[y]
     return X, y
 
 

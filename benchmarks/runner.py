@@ -1,7 +1,8 @@
-"""Times contestants in turn, and compares them in pairs."""
+"""Times implementations in turn, and takes the ratios of their times."""
 
 from __future__ import annotations
 
+import argparse
 import gc
 import statistics
 import time
@@ -14,7 +15,8 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from .gates import Agreement, Gate
+from .machine import cores_used_by_others, cpu_times
+from .tolerances import Agreement, Tolerance, Tolerances
 
 #: Seconds before each timing, for everyone. OpenBLAS, under numpy and scipy, keeps its
 #: threads spinning for a while after a product, which slows down whoever comes next.
@@ -26,14 +28,14 @@ AT_LEAST = 0.1
 
 @dataclass(frozen=True)
 class Measurement:
-    """One contestant in one round.
+    """One implementation in one round.
 
     Attributes
     ----------
     value : float
         Seconds of one call, or another cost.
     result : object
-        What the call came to.
+        What the call returned.
     """
 
     value: float
@@ -42,27 +44,30 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A column of the table: a rival and which of ours it is held against.
+    """A column of the table: a baseline, and which of ours it is compared with.
 
     Attributes
     ----------
     name : str
-    rival, ours : str
-        Names of contestants.
+    baseline, ours : str
+        Names of implementations.
     agreement : Agreement
-        How well their results must agree.
+        How closely their results must agree.
     lower_is_better : bool
-        Whether the ratio is ours / rival, not rival / ours.
+        Whether the ratio is ours / baseline, not baseline / ours.
     mark : str
         Marks a cell in which ours is worse; with "" none is marked.
+    margin : float
+        How much worse ours may be before it is marked.
     """
 
     name: str
-    rival: str
+    baseline: str
     ours: str
     agreement: Agreement
     lower_is_better: bool = False
     mark: str = "slower"
+    margin: float = 0.0
 
     @property
     def title(self) -> str:
@@ -71,32 +76,35 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a comparison came to.
+class Ratio:
+    """The ratio of a baseline and ours.
 
     Attributes
     ----------
     comparison : Comparison
-    ratios : list of float
+    rounds : list of float
         Round by round.
+    spread : float
+        The longest round / the shortest one, of the baseline or of ours, whichever spread is larger.
     mismatches : list of str
         The rounds whose results do not agree.
     """
 
     comparison: Comparison
-    ratios: list[float]
+    rounds: list[float]
+    spread: float
     mismatches: list[str]
 
     @property
-    def ratio(self) -> float:
+    def median(self) -> float:
         """Median over the rounds."""
-        return statistics.median(self.ratios)
+        return statistics.median(self.rounds)
 
     @property
-    def is_lost(self) -> bool:
-        """Whether ours is worse, where that is a loss."""
-        worse = self.ratio > 1 if self.comparison.lower_is_better else self.ratio < 1
-        return worse and bool(self.comparison.mark)
+    def is_worse(self) -> bool:
+        """Whether ours is worse by more than the margin."""
+        margin = self.comparison.margin
+        return self.median > 1 + margin if self.comparison.lower_is_better else self.median < 1 - margin
 
 
 @dataclass(frozen=True)
@@ -107,56 +115,64 @@ class Row:
     ----------
     title : str
     facts : dict
-        What else JSON says about it.
+        What else is recorded about it.
     measurements : dict
-        Each contestant's, one a round.
-    verdicts : dict
-        By the title of the column; None where a contestant does not take part.
+        Those of each implementation, one a round.
+    ratios : dict
+        By the title of the column; None where an implementation does not take part.
+    load : float or None
+        Cores that other programs kept busy meanwhile; None where that is not known.
     """
 
     title: str
     facts: dict[str, Any]
     measurements: dict[str, list[Measurement]]
-    verdicts: dict[str, Verdict | None]
+    ratios: dict[str, Ratio | None]
+    load: float | None = None
 
 
 class SkippedError(Exception):
     """What was asked for cannot be measured on this system."""
 
 
-def timed(call: Callable[[], Any]) -> Measurement:
-    """Seconds of a call: the mean of as many as take `AT_LEAST`."""
+def timed(call: Callable[[], Any], pause: float = PAUSE, at_least: float = AT_LEAST) -> Measurement:
+    """Seconds of a call: the mean of as many as take `at_least`."""
     gc.collect()
-    time.sleep(PAUSE)
+    time.sleep(pause)
     n_calls, seconds = 0, 0.0
     start = time.perf_counter()
-    while n_calls == 0 or seconds < AT_LEAST:
+    while n_calls == 0 or seconds < at_least:
         result = call()
         n_calls += 1
         seconds = time.perf_counter() - start
     return Measurement(seconds / n_calls, result)
 
 
-def race(
+def timer(args: argparse.Namespace) -> Callable[[Callable[[], Any]], Measurement]:
+    """`timed`, with the command line's `pause` and `at_least`."""
+    return partial(timed, pause=args.pause, at_least=args.at_least)
+
+
+def interleave(
     calls: Mapping[str, Callable[[int], Any]],
     repeats: int,
-    measure: Callable[[Callable[[], Any]], Measurement] = timed,
+    measure: Callable[[Callable[[], Any]], Measurement],
 ) -> dict[str, list[Measurement]]:
-    """Measure all contestants, A B C A B C ….
+    """Measure all implementations in turn, A B C A B C ….
 
     Parameters
     ----------
     calls : mapping
-        What each contestant does, given the number of the round, which is its seed.
+        What each implementation does, given the number of the round, which is its seed.
     repeats : int
         Rounds.
-    measure : callable, default=timed
-        ``measure(call)`` makes the call and says what it cost.
+    measure : callable
+        ``measure(call)`` makes the call and returns what it cost.
 
     Returns
     -------
     measurements : dict
-        Each contestant's, one a round.
+        Those of each implementation, one a round.
     """
     measurements: dict[str, list[Measurement]] = {name: [] for name in calls}
     gc.freeze()  # else every collection takes 0.1 s, for all that has been imported
@@ -169,45 +185,81 @@ def race(
     return measurements
 
 
+def measure_row(
+    title: str,
+    facts: dict[str, Any],
+    calls: Mapping[str, Callable[[int], Any]],
+    columns: Iterable[Comparison],
+    tolerances: Tolerances,
+    args: argparse.Namespace,
+    measure: Callable[[Callable[[], Any]], Measurement] | None = None,
+) -> Row:
+    """Measure the implementations of a row, and compare them.
+
+    Parameters
+    ----------
+    title : str
+    facts : dict
+        What else is recorded about the row.
+    calls : mapping
+        What each implementation does, given the number of the round.
+    columns : iterable of Comparison
+    tolerances : mapping
+        For the results of these calls.
+    args : Namespace
+        The command line: `repeats`, `pause` and `at_least`.
+    measure : callable, default=None
+        ``measure(call)`` makes the call and returns what it cost; if None, it is timed.
+    """
+    start = cpu_times()
+    measurements = interleave(calls, args.repeats, measure or timer(args))
+    load = cores_used_by_others(start, cpu_times())
+    return Row(title, facts, measurements, compare(columns, measurements, tolerances), load)
+
+
 def compare(
-    comparisons: Iterable[Comparison],
-    measurements: Mapping[str, list[Measurement]],
-    gates: Mapping[Agreement, Gate] | None = None,
-) -> dict[str, Verdict | None]:
+    columns: Iterable[Comparison], measurements: Mapping[str, list[Measurement]], tolerances: Tolerances
+) -> dict[str, Ratio | None]:
     """Ratios round by round, and whether the results agree.
 
     Parameters
     ----------
-    comparisons : iterable of Comparison
+    columns : iterable of Comparison
     measurements : mapping
-        What `race` returned.
-    gates : mapping, default=None
-        What an agreement means for results of this kind; what is not in it agrees.
+        What `interleave` returned.
+    tolerances : mapping
+        For results of this kind.
 
     Returns
     -------
-    verdicts : dict
-        By the title of the column; None where a contestant did not take part.
+    ratios : dict
+        By the title of the column; None where an implementation did not take part.
     """
     return {
-        comparison.title: (
-            _judge(comparison, measurements, (gates or {}).get(comparison.agreement))
-            if comparison.rival in measurements and comparison.ours in measurements
+        column.title: (
+            _ratio(column, measurements[column.baseline], measurements[column.ours], tolerances.get(column.agreement))
+            if column.baseline in measurements and column.ours in measurements
             else None
         )
-        for comparison in comparisons
+        for column in columns
     }
 
 
-def _judge(comparison: Comparison, measurements: Mapping[str, list[Measurement]], gate: Gate | None) -> Verdict:
-    rounds = list(zip(measurements[comparison.rival], measurements[comparison.ours], strict=True))
-    if comparison.lower_is_better:
-        ratios = [ours.value / rival.value for rival, ours in rounds]
-    else:
-        ratios = [rival.value / ours.value for rival, ours in rounds]
-    gaps = [gate.gap(rival.result, ours.result) if gate else "" for rival, ours in rounds]
-    mismatches = [f"{comparison.name}: {gap} with seed {seed}; allowed: {gate}" for seed, gap in enumerate(gaps) if gap]
-    return Verdict(comparison, ratios, mismatches)
+def _ratio(
+    column: Comparison, baseline: list[Measurement], ours: list[Measurement], tolerance: Tolerance | None
+) -> Ratio:
+    rounds = list(zip(baseline, ours, strict=True))
+    ratios = [b.value / o.value for b, o in rounds]
+    if column.lower_is_better:
+        ratios = [1 / ratio for ratio in ratios]
+    spread = max(max(m.value for m in side) / min(m.value for m in side) for side in (baseline, ours))
+    differences = [tolerance.difference(b.result, o.result) if tolerance else "" for b, o in rounds]
+    mismatches = [
+        f"{column.name}: {difference} with seed {seed}; allowed: {tolerance}"
+        for seed, difference in enumerate(differences)
+        if difference
+    ]
+    return Ratio(column, ratios, spread, mismatches)
 
 
 @contextmanager

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.problems import Problem
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
 
-from . import Fitted, _estimator
+from .baselines import Fitted, _estimator
+from .problems import Problem
 
 
 def fit(problem: Problem, X: Any, y: np.ndarray, seed: int, device: str, dtype: str = "auto") -> Fitted:

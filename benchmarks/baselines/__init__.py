@@ -1,4 +1,4 @@
-"""The contestants, one file each.
+"""The implementations, one file each.
 
 Each has ``fit(problem, X, y, seed, device)``, timed as a whole, from the data as numpy
 arrays or CSR to a trained model, and returns what was `Fitted`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.gates import Outcome
+from benchmarks.tolerances import FitResult
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Fitted:
 
     Attributes
     ----------
-    outcome : Outcome
+    result : FitResult
         Epochs, and the training loss of the last one: the losses of its batches, as they
         were when trained on, averaged over rows. For L-BFGS its iterations and the loss
         that it ends with.
@@ -26,5 +26,5 @@ class Fitted:
         Has ``predict(X)`` and ``predict_proba(X)``, from and to numpy arrays.
     """
 
-    outcome: Outcome
+    result: FitResult
     model: Any

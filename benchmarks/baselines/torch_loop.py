@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.gates import Outcome
 from benchmarks.problems import Problem
+from benchmarks.tolerances import FitResult
 
 from . import Fitted
 from ._module import MLP
@@ -31,7 +31,7 @@ def fit(problem: Problem, X: np.ndarray, y: np.ndarray, seed: int, device: str) 
             loss.backward()
             optimizer.step()
             total += loss.item() * len(y_batch)
-    return Fitted(Outcome(total / problem.rows, problem.epochs), _Predictor(model, device))
+    return Fitted(FitResult(total / problem.rows, problem.epochs), _Predictor(model, device))
 
 
 class _Predictor:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from skorch import NeuralNetClassifier
 
-from benchmarks.gates import Outcome
 from benchmarks.problems import Problem
+from benchmarks.tolerances import FitResult
 
 from . import Fitted
 from ._module import MLP
@@ -30,4 +30,4 @@ def fit(problem: Problem, X: np.ndarray, y: np.ndarray, seed: int, device: str) 
         device=device,
     )
     losses = net.fit(X, y).history[:, "train_loss"]
-    return Fitted(Outcome(losses[-1], len(losses)), net)
+    return Fitted(FitResult(losses[-1], len(losses)), net)

@@ -1,4 +1,4 @@
-"""The network of the two PyTorch rivals."""
+"""The network of the two PyTorch baselines."""
 
 from __future__ import annotations
 

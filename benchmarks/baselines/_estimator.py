@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gates import Outcome
 from benchmarks.problems import Problem
+from benchmarks.tolerances import FitResult
 
 from . import Fitted
 
@@ -23,4 +23,4 @@ def fit(estimator: Any, problem: Problem, X: Any, y: np.ndarray) -> Fitted:
     else:
         estimator.fit(X, y, sample_weight=weights)
     n_iter = estimator.n_iter_ if problem.solver == "lbfgs" else len(estimator.loss_curve_)
-    return Fitted(Outcome(estimator.loss_, n_iter), estimator)
+    return Fitted(FitResult(estimator.loss_, n_iter), estimator)
