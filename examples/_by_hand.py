@@ -1,6 +1,5 @@
 """What the tutorials need without an estimator, in plain PyTorch: to compare with, and to count."""
 
-import copy
 import inspect
 from itertools import pairwise
 
@@ -35,6 +34,11 @@ class ModernNetwork(Network):
         self.layers = nn.Sequential(*layers, self.layers[-1])
 
 
+def count_parameters(network):
+    """Number of weights and biases."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 def make_loader(X, y, batch_size):
     """Shuffled mini-batches of two arrays."""
     return DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(y)), batch_size=batch_size, shuffle=True)
@@ -53,6 +57,19 @@ def train_epoch(network, loader, optimizer):
     return total / len(loader.dataset)
 
 
+def train_full_batch(X, y, epochs, seed):
+    """A network, trained on all rows at once by Adam with a rate of 0.001."""
+    torch.manual_seed(seed)
+    network = Network(X.shape[1], 64, 32, 3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
+    X, y = torch.from_numpy(X), torch.from_numpy(y)
+    for _ in range(epochs):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(X), y).backward()
+        optimizer.step()
+    return network
+
+
 @torch.no_grad()
 def evaluate(network, X, y):
     """Loss and accuracy."""
@@ -60,21 +77,6 @@ def evaluate(network, X, y):
     X, y = torch.from_numpy(X), torch.from_numpy(y)
     logits = network(X)
     return nn.functional.cross_entropy(logits, y).item(), (logits.argmax(1) == y).float().mean().item()
-
-
-def sweep(rates, X, y, X_val, y_val, epochs):
-    """Of all learning rates of Adam and all epochs the network with the least validation loss."""
-    least = float("inf")
-    loader = make_loader(X, y, batch_size=len(X))
-    for rate in rates:
-        network = Network(X.shape[1], 64, 32, 3)
-        optimizer = torch.optim.Adam(network.parameters(), lr=rate)
-        for _ in range(epochs):
-            train_epoch(network, loader, optimizer)
-            loss, _ = evaluate(network, X_val, y_val)
-            if loss < least:
-                least, best = loss, copy.deepcopy(network)
-    return best
 
 
 def count_lines(*things):
