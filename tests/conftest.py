@@ -1,5 +1,7 @@
 """What all tests share: threads, devices and workers, and the summary of the comparisons with scikit-learn."""
 
+import signal
+
 import matplotlib
 import pytest
 import torch
@@ -16,6 +18,8 @@ def pytest_configure():
     """Compute on one thread. Steps as small as those of tests gain nothing from more, and workers share the cores."""
     torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")
+    # Shells start background jobs with Ctrl-C ignored, and a test of Ctrl-C would wait for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
