@@ -7,7 +7,9 @@ estimator inside a `Pipeline` or a search they observe each of its fits separate
 from __future__ import annotations
 
 import os
+import tempfile
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -61,6 +63,21 @@ class TimeLimit(_Callback):
         return bool(datetime.now(UTC) - context.parent.init_time >= timedelta(seconds=self.seconds))
 
 
+#: Entries of `history_` that need validation data.
+_VALIDATION_RECORDS = {"validation_loss", "validation_score"}
+
+
+def _dump(estimator: Any, path: Path) -> None:
+    """Save with joblib beside the path, then replace it: what is there survives an error."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            joblib.dump(estimator, file)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.replace(file.name, path)
+
+
 class BestSnapshot(_Callback):
     """Keep the model of the best epoch as an estimator of its own, and optionally save it.
 
@@ -106,14 +123,15 @@ class BestSnapshot(_Callback):
             return
         record = fitted_estimator.history_[-1]
         if self.monitor not in record:
-            raise ValueError(f"BestSnapshot monitors {self.monitor!r}, but an epoch has {sorted(record)}. Pass X_val.")
+            remedy = "Pass X_val." if self.monitor in _VALIDATION_RECORDS else "Monitor one of these."
+            raise ValueError(f"BestSnapshot monitors {self.monitor!r}, but an epoch has {sorted(record)}. {remedy}")
         value, fit = record[self.monitor], id(context.parent)
         sign = -1 if self.monitor.endswith("score") else 1
         if fit not in self._best or sign * value < sign * self._best[fit][0]:
             snapshot = copy_without_callbacks(fitted_estimator)
             self._best[fit] = value, record["epoch"], snapshot
             if self.path is not None:
-                joblib.dump(snapshot, self.path)
+                _dump(snapshot, Path(self.path))
 
     def teardown(self, estimator: Any, context: Any) -> None:
         """Publish the best of the fit."""

@@ -23,6 +23,7 @@ from sktorch_mlp._data.samples import TrainingData
 from sktorch_mlp._nn.initialization import initial_parameters
 from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
+from sktorch_mlp._nn.tensors import without_autocast
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.observers import ObserverList
 from sktorch_mlp._training.progress import DivergenceError, Progress
@@ -65,9 +66,10 @@ class BaseMLPTorch(CallbackSupportMixin, FittedMLP, ABC):
             training = inputs.validate_training(self, given, dtype, reset=not resumes)
             dtype = dtype or training.X.dtype
             targets = self._make_targets(training.y, incremental=incremental)
-            validation = inputs.validate_validation(self, validation, dtype, targets)
+            validation = inputs.validate_validation(self, validation, training, dtype, targets)
 
-        with torch.inference_mode(False):  # inference tensors could not be trained on later
+        # Inference tensors could not be trained on later.
+        with torch.inference_mode(False), without_autocast(device):
             has_sample_weight = targets.has_row_weights(training.sample_weight) or validation.sample_weight is not None
             loss = targets.make_loss(has_sample_weight=has_sample_weight)
             random_state = check_random_state(self.random_state)

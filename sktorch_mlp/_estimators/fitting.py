@@ -108,7 +108,13 @@ def make_scoring(
         fitted = snapshot(network, k)
         fitted.__dict__.pop("feature_names_in_", None)  # X has been validated
         with config_context(**config):
-            return float(scorer(fitted, X, y, **weights))
+            value = float(scorer(fitted, X, y, **weights))
+        if math.isnan(value):
+            raise ValueError(
+                f"scoring={estimator.scoring!r} gives nan for the validation rows at epoch {fitted.n_iter_}. Choose "
+                "another score, or validation rows for which it is defined."
+            )
+        return value
 
     return score
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -65,16 +67,17 @@ def validate_training(estimator: BaseEstimator, inputs: Inputs, dtype: np.dtype 
         Whether to learn the number and names of features, or to check them.
     """
     dtypes = (np.float32, np.float64) if dtype == np.float32 else (np.float64, np.float32)
-    X, y = validate_data(
-        estimator,
-        to_numpy(inputs.X),
-        to_numpy(inputs.y),
-        accept_sparse=["csr", "csc"],
-        multi_output=True,
-        y_numeric=not is_classifier(estimator),
-        dtype=dtypes,
-        reset=reset,
-    )
+    with _columns_named_in_errors(inputs.X):
+        X, y = validate_data(
+            estimator,
+            to_numpy(inputs.X),
+            to_numpy(inputs.y),
+            accept_sparse=["csr", "csc"],
+            multi_output=True,
+            y_numeric=not is_classifier(estimator),
+            dtype=dtypes,
+            reset=reset,
+        )
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y, warn=True)
     sample_weight = inputs.sample_weight
@@ -83,7 +86,31 @@ def validate_training(estimator: BaseEstimator, inputs: Inputs, dtype: np.dtype 
     return Inputs(X, y, sample_weight)
 
 
-def validate_validation(estimator: BaseEstimator, inputs: Inputs, dtype: np.dtype, targets: Targets) -> Inputs:
+@contextmanager
+def _columns_named_in_errors(X: Any) -> Iterator[None]:
+    """Name the columns of a frame that are not numbers, where numpy says only that it cannot convert one."""
+    try:
+        yield
+    except TypeError as error:
+        dtypes = getattr(X, "dtypes", None)
+        columns = (
+            [] if dtypes is None else [name for name, dtype in zip(X.columns, dtypes, strict=True) if _is_other(dtype)]
+        )
+        if not columns:
+            raise
+        raise TypeError(
+            f"X has columns that are not numbers: {columns}. Encode or drop them; a datetime, for example, can become "
+            "its year, month and day, or seconds since a date."
+        ) from error
+
+
+def _is_other(dtype: Any) -> bool:
+    return getattr(dtype, "kind", "O") not in "fiub"
+
+
+def validate_validation(
+    estimator: BaseEstimator, inputs: Inputs, training: Inputs, dtype: np.dtype, targets: Targets
+) -> Inputs:
     """Validate validation data; errors say that they are about these."""
     if inputs.X is None:
         return inputs
@@ -91,16 +118,17 @@ def validate_validation(estimator: BaseEstimator, inputs: Inputs, dtype: np.dtyp
         inputs = validate_training(estimator, inputs, dtype, reset=False)
     except ValueError as error:
         raise ValueError(f"X_val, y_val or sample_weight_val: {error}") from error
-    targets.check_validation(inputs.y)
+    targets.check_validation(inputs.y, training.y)
     return inputs
 
 
 def validate_prediction(estimator: BaseEstimator, X: Any) -> Any:
     """Validate the input of a prediction."""
-    X = to_numpy(X)
-    if _is_valid(estimator, X):
-        return X
-    return validate_data(estimator, X, accept_sparse=["csr", "csc"], reset=False)
+    values = to_numpy(X)
+    if _is_valid(estimator, values):
+        return values
+    with _columns_named_in_errors(X):
+        return validate_data(estimator, values, accept_sparse=["csr", "csc"], reset=False)
 
 
 def _is_valid(estimator: BaseEstimator, X: Any) -> bool:

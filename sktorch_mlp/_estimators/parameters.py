@@ -249,7 +249,7 @@ def _check_optimizer_class(params: MLPParameters) -> None:
         raise ValueError(f"solver={solver.__name__} cannot be used. Use solver='lbfgs' or another class.")
     if "lr" in solver_params:
         raise ValueError("Pass the learning rate as learning_rate_init, not as solver_params['lr'].")
-    weight_and_bias = [torch.nn.Parameter(torch.zeros(1, 1)), torch.nn.Parameter(torch.zeros(1))]
+    weight_and_bias = [torch.nn.Parameter(torch.zeros(shape, device="cpu")) for shape in ((1, 1), (1,))]
     try:
         solver(weight_and_bias, lr=params.learning_rate_init, **solver_params)
     except TypeError as error:

@@ -11,6 +11,7 @@ from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._nn.activations import ActivationLike
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
 from sktorch_mlp._nn.network import hidden_functions
+from sktorch_mlp._nn.tensors import without_autocast
 from sktorch_mlp._training.threads import compute_threads
 
 #: Rows predicted at a time: enough to keep the products busy, few enough to stay in cache.
@@ -53,7 +54,7 @@ class Predictor:
         first_coef = self._first_coef
         if rows.is_sparse:  # sparse products want their operand input-major
             first_coef = first_coef.mT.contiguous().mT
-        with compute_threads(min(len(rows), BLOCK_ROWS) * self._n_coefs):
+        with without_autocast(rows.device), compute_threads(min(len(rows), BLOCK_ROWS) * self._n_coefs):
             if len(rows) <= BLOCK_ROWS:
                 return self._predict(rows, first_coef).mT.contiguous()
             predictions = first_coef.new_empty(len(rows), self._n_outputs)

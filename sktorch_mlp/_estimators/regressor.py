@@ -249,6 +249,8 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
     quantile: float = 0.5
 
     def _make_targets(self, y: Any, *, incremental: bool) -> NumericTargets:
+        if self.quantile != 0.5 and self.loss != "quantile":
+            raise ValueError(f"quantile={self.quantile!r} is for loss='quantile', but loss is {self.loss!r}.")
         return NumericTargets(count_columns(y), self.loss, self.quantile)
 
     @with_callbacks

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.multiclass import unique_labels
@@ -59,7 +64,7 @@ class Targets(ABC):
         """Encode validated y as (n_targets, n_rows) training targets."""
 
     @abstractmethod
-    def check_validation(self, y: Any) -> None:
+    def check_validation(self, y_val: Any, y: Any) -> None:
         """Raise if validation data have targets that the training data do not."""
 
     @abstractmethod
@@ -69,7 +74,15 @@ class Targets(ABC):
     def make_loss(self, *, has_sample_weight: bool) -> Loss:
         """Make the loss of a fit, whose rows may have weights."""
         loss = self._default_loss()
-        return CallableLoss(self.loss, loss, has_sample_weight=has_sample_weight) if callable(self.loss) else loss
+        if not callable(self.loss):
+            return loss
+        if loss.out_activation == "logistic" and _is_cross_entropy(self.loss):
+            raise ValueError(
+                f"loss={getattr(self.loss, '__name__', self.loss)} is for classes that exclude each other, as softmax outputs have them, but the outputs "
+                "for binary and multilabel targets are logistic. Use "
+                "torch.nn.functional.binary_cross_entropy_with_logits, or loss='log_loss'."
+            )
+        return CallableLoss(self.loss, loss, has_sample_weight=has_sample_weight)
 
     def has_row_weights(self, sample_weight: np.ndarray | None) -> bool:
         """Whether rows have weights in the loss."""
@@ -78,6 +91,12 @@ class Targets(ABC):
     def row_weights(self, y: Any, sample_weight: np.ndarray | None) -> np.ndarray | None:
         """Weights of the rows in the loss."""
         return sample_weight
+
+
+def _is_cross_entropy(loss: Any) -> bool:
+    """Whether a loss is PyTorch's cross-entropy of softmax outputs, as a function, a module or a partial of one."""
+    loss = loss.func if isinstance(loss, partial) else loss
+    return loss is torch.nn.functional.cross_entropy or isinstance(loss, torch.nn.CrossEntropyLoss)
 
 
 class ClassTargets(Targets):
@@ -117,12 +136,13 @@ class ClassTargets(Targets):
             targets += self._label_smoothing / n_alternatives
         return targets
 
-    def check_validation(self, y: Any) -> None:
+    def check_validation(self, y_val: Any, y: Any) -> None:
         """Raise if validation labels have another shape, or classes that the training data do not have."""
-        expected = (y.shape[0], len(self._classes)) if self._is_multilabel else (y.shape[0],)
-        if y.shape != expected:
-            raise ValueError(f"y_val has the shape {y.shape}, but with this y it must be {expected}.")
-        unknown = np.setdiff1d(unique_labels(y), self._classes)
+        n_rows = y_val.shape[0]
+        expected = (n_rows, len(self._classes)) if self._is_multilabel else (n_rows,)
+        if y_val.shape != expected:
+            raise ValueError(f"y_val has the shape {y_val.shape}, but with this y it must be {expected}.")
+        unknown = np.setdiff1d(unique_labels(y_val), self._classes)
         if len(unknown):
             raise ValueError(f"y_val has classes {unknown}, which y does not have. Known are {self._classes}.")
 
@@ -183,6 +203,9 @@ def _label_weights(class_weight: Any, y: Any, classes: np.ndarray) -> list[dict[
         class_weights = class_weight
     weights = []
     for weight, column in zip(class_weights, columns, strict=True):
+        for label, value in weight.items() if isinstance(weight, dict) else ():
+            if not (isinstance(value, Real) and 0 <= float(value) < math.inf):
+                raise ValueError(f"class_weight must be finite and not negative, got {value!r} for class {label!r}.")
         labels = classes if len(columns) == 1 else np.array([0, 1])
         if len(columns) > 1 and weight == "balanced":  # a column may have one label
             labels = np.unique(column)
@@ -221,11 +244,21 @@ class NumericTargets(Targets):
             raise ValueError("loss='poisson' requires y >= 0, but y has negative values. Use loss='squared_error'.")
         return np.ascontiguousarray(np.atleast_2d(y.T), dtype=dtype)
 
-    def check_validation(self, y: Any) -> None:
-        """Raise if validation targets have another number of columns."""
-        n_targets = count_columns(y)
+    def check_validation(self, y_val: Any, y: Any) -> None:
+        """Raise if validation targets have another number of columns; warn if they cannot be of one scale with y."""
+        n_targets = count_columns(y_val)
         if n_targets != self._n_targets:
             raise ValueError(f"y_val has {n_targets} columns, but y has {self._n_targets}.")
+        low, high = (float(extreme(y)) for extreme in (np.min, np.max))
+        y_val = y_val.toarray() if sp.issparse(y_val) else y_val
+        margin = high - low
+        if np.mean((y_val < low - margin) | (y_val > high + margin)) > 0.5:
+            warnings.warn(
+                f"Most of y_val is far outside of the range of y, [{low:g}, {high:g}], so validation scores and early "
+                "stopping may mean nothing. TransformedTargetRegressor transforms y but not y_val: pass y_val transformed.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _default_loss(self) -> Loss:
         if callable(self.loss):

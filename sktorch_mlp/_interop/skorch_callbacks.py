@@ -229,7 +229,9 @@ class SkorchObserver:
         if self._validation_batch is not None and self._uses_batches:
             self.net.notify("on_batch_begin", batch=self._validation_batch, training=False)
             y_pred = self.net.evaluation_step(self._validation_batch)
-            self._end_batch(self._validation_batch, "valid", y_pred, torch.tensor(progress.validation_losses[-1]))
+            self._end_batch(
+                self._validation_batch, "valid", y_pred, torch.tensor(progress.validation_losses[-1], device="cpu")
+            )
         _record(history, "train_loss", progress.loss_curve, min)
         history.record("lr", progress.records[-1]["learning_rate"])
         if self._validation is not None:
@@ -239,6 +241,13 @@ class SkorchObserver:
             self.net.notify("on_epoch_end", **self._both())
         except KeyboardInterrupt:  # how skorch's callbacks stop
             return True
+        except KeyError as error:
+            if self._validation is not None or "valid_" not in str(error):
+                raise
+            raise ValueError(
+                f"A callback of skorch monitors a validation loss or score, but there is no validation data: {error} Pass "
+                "X_val and y_val, set early_stopping=True, or let it monitor 'train_loss'."
+            ) from error
         finally:
             progress.records[-1] |= {
                 name: value

@@ -167,8 +167,9 @@ def function_key(function: Any) -> Hashable:
 
 
 def _check_elementwise(function: Callable[[Tensor], Tensor]) -> None:
-    units = torch.linspace(-3, 3, 12, requires_grad=True)
-    with torch.enable_grad():
+    # Tensors made in inference mode have no gradient.
+    with torch.inference_mode(False), torch.enable_grad():
+        units = torch.linspace(-3, 3, 12, requires_grad=True, device="cpu")
         try:
             flat, square = function(units.clone()), function(units.clone().view(3, 4))
         except (RuntimeError, IndexError, TypeError) as error:

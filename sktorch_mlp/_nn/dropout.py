@@ -45,7 +45,7 @@ class Dropout:
                 own_mask.bernoulli_(1 - n_dropped / _N_VALUES, generator=generator)
                 continue
             # 16 bits for each unit, four units a number: a fifth of the time of `bernoulli_`.
-            bits = torch.empty(-(-own_mask.numel() // 4), dtype=torch.int64)
+            bits = torch.empty(-(-own_mask.numel() // 4), dtype=torch.int64, device="cpu")
             bits.random_(-(2**63), None, generator=generator)
             values = bits.view(torch.int16)[: own_mask.numel()].view_as(own_mask)
             torch.ge(values, n_dropped - _N_VALUES // 2, out=own_mask)

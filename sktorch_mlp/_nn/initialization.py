@@ -53,11 +53,12 @@ def initial_parameters(
     """
     if weight_init == "auto":
         return _sklearn_parameters(layer_units, activation, random_state)
-    generator = torch.Generator().manual_seed(int(random_state.randint(np.iinfo(np.int32).max)))
+    generator = torch.Generator("cpu").manual_seed(int(random_state.randint(np.iinfo(np.int32).max)))
     draw_ = WEIGHT_INITS[weight_init] if isinstance(weight_init, str) else partial(nn.init.normal_, std=weight_init[1])
     coefs, intercepts = [], []
     for n_in, n_out in pairwise(layer_units):
-        weight, bias = torch.empty(n_out, n_in, dtype=torch.float64), torch.zeros(n_out, dtype=torch.float64)
+        weight = torch.empty(n_out, n_in, dtype=torch.float64, device="cpu")
+        bias = torch.zeros(n_out, dtype=torch.float64, device="cpu")
         draw_(weight, generator=generator)
         if weight_init == "torch":
             bias.uniform_(-(n_in**-0.5), n_in**-0.5, generator=generator)

@@ -6,9 +6,8 @@ takes part, so that the rest of the package does not know whether X is sparse.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, Protocol
 
 import scipy.sparse as sp
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .matmul import matmul
-from .tensors import as_tensor
+from .tensors import as_tensor, provoke_csr_beta_warning
 
 
 class Batch(Protocol):
@@ -110,15 +109,6 @@ class SparseRows:
         return self._to_torch(self._rows.T.tocsr())
 
     def _to_torch(self, rows: sp.csr_array) -> Tensor:
-        _provoke_csr_beta_warning()
+        provoke_csr_beta_warning()
         indptr, indices, data = (as_tensor(part, self._device) for part in (rows.indptr, rows.indices, rows.data))
         return torch.sparse_csr_tensor(indptr, indices, data, rows.shape, device=self._device)
-
-
-@cache
-def _provoke_csr_beta_warning() -> None:
-    """Provoke PyTorch's once-a-process warning that CSR is in beta where users do not see it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        indptr, indices, data = (torch.tensor(part, device="cpu") for part in ([0, 0], [], []))
-        torch.sparse_csr_tensor(indptr, indices.long(), data, (1, 1), device="cpu")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -286,6 +287,7 @@ class CallableLoss(Loss):
     ) -> None:
         super().__init__(replaced.n_outputs)
         self._function, self._replaced, self._has_sample_weight = function, replaced, has_sample_weight
+        self._is_checked = False
         self.out_activation = replaced.out_activation
 
     def stack_key(self) -> tuple[Hashable, ...]:
@@ -304,6 +306,14 @@ class CallableLoss(Loss):
             logits.copy_(gradient.mT)
 
     def _row_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        losses = self._call(logits, targets)
+        if not self._is_checked and len(logits) > 1:
+            self._check_rows(losses.detach(), logits.detach(), targets)
+            self._is_checked = True
+        return losses
+
+    def _call(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Losses of rows, (n_rows,), from logits (n_rows, n_outputs) and targets (n_rows, n_targets)."""
         n_rows = len(logits)
         losses = self._function(
             logits[:, 0] if self.n_outputs == 1 else logits, targets[:, 0] if targets.shape[1] == 1 else targets
@@ -318,6 +328,33 @@ class CallableLoss(Loss):
                 f'gave a tensor of shape {tuple(losses.shape)}. With functions of PyTorch\'s pass reduction="none".'
             )
         return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+
+    def _check_rows(self, losses: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Raise if the loss of a row depends on other rows, or a mean loss is not the mean over rows.
+
+        A function that draws random numbers cannot be checked.
+
+        Raises
+        ------
+        ValueError
+        """
+        half = len(logits) // 2
+        whole, *parts = (
+            self._call(logits[rows].requires_grad_(), targets[rows]).detach()
+            for rows in (slice(None), slice(0, half), slice(half, None))
+        )
+        separate = torch.cat(parts)
+        close = partial(torch.allclose, rtol=1e-3, atol=1e-6, equal_nan=True)
+        is_mean = bool((losses == losses[0]).all())  # its parts have other means, but the same mean together
+        if close(whole, losses) and not (
+            close(separate.mean(), losses.mean()) and (is_mean or close(separate, losses))
+        ):
+            shapes = " and ".join(str(tuple(values.squeeze(1).shape)) for values in (logits, targets))
+            raise ValueError(
+                "The loss function must give the loss of each row by itself, or the mean over rows, but a row gets "
+                f"another loss among other rows. It is called with tensors of shape {shapes}. For targets of shape "
+                "(n_rows,) with two classes torch.nn.functional.binary_cross_entropy_with_logits fits, for example."
+            )
 
     def row_losses(self, loss_terms: Tensor, targets: Tensor) -> Tensor:
         return loss_terms

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -45,11 +49,17 @@ def _join(values: Sequence[Any]) -> Any:
 
 
 def to_numpy(values: Any) -> Any:
-    """Turn a tensor of any device into an array; anything else stays as it is."""
+    """Turn a tensor of any device into an array, a sparse one into a CSR array; anything else stays as it is."""
     if not isinstance(values, Tensor):
         return values
     values = values.detach().cpu()
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    values = values.float() if values.dtype == torch.bfloat16 else values
+    if values.layout == torch.strided:
+        return values.resolve_conj().resolve_neg().numpy()
+    provoke_csr_beta_warning()
+    rows = values.to_sparse_csr()
+    parts = (part.numpy() for part in (rows.values(), rows.col_indices(), rows.crow_indices()))
+    return sp.csr_array(tuple(parts), shape=tuple(rows.shape))
 
 
 def as_tensor(array: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
@@ -64,6 +74,14 @@ def as_tensor(array: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     return torch.from_numpy(array).to(device)
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Compute in the precision of the tensors, also where the caller has autocast on."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    autocast: AbstractContextManager[Any] = torch.autocast(device.type, enabled=False)
+    return autocast
+
+
 class _Writeable:
     """The same memory without its read-only flag."""
 
@@ -71,3 +89,12 @@ class _Writeable:
         self._array = array
         address, _ = array.__array_interface__["data"]
         self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
+
+
+@cache
+def provoke_csr_beta_warning() -> None:
+    """Provoke PyTorch's once-a-process warning that CSR is in beta where users do not see it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        indptr, indices, data = (torch.tensor(part, device="cpu") for part in ([0, 0], [], []))
+        torch.sparse_csr_tensor(indptr, indices.long(), data, (1, 1), device="cpu")

@@ -268,7 +268,7 @@ class ScalarFeed:
         """Scalars of the steps, given one number for each network and step."""
         if self._hands_out_numbers:
             return (value for (value,) in values)
-        stacked = torch.tensor(list(values), dtype=self._params.dtype)
+        stacked = torch.tensor(list(values), dtype=self._params.dtype, device="cpu")
         if len(stacked) not in self._tensors:
             tensor = torch.empty_like(stacked, device=self._params.device)
             self._tensors[len(stacked)] = tensor, [_column(row) for row in tensor]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -69,4 +70,6 @@ class Validator:
         options = self._options[k]
         if options.scores_loss:
             return -loss
-        return loss_score if options.scoring is None else options.scoring(self._network, k)
+        if options.scoring is None or not math.isfinite(loss):  # scorers raise for predictions that are not finite
+            return loss_score
+        return options.scoring(self._network, k)
