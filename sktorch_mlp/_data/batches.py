@@ -214,6 +214,7 @@ class SampleWeights:
         sample_weight: Tensor | None,
         like: Tensor,
     ) -> None:
+        self._sizes = list(sizes)
         n_networks, n_rows, n_batches = len(n_train), sum(sizes), len(sizes)
         n_slots = n_batches * sizes[0]  # as if all batches were as large as the first
         n_present = like.new_tensor([n_rows - n for n in n_missing]).unsqueeze(-1)
@@ -242,19 +243,28 @@ class SampleWeights:
             If those of a mini-batch sum to zero.
         """
         n_batches, n_networks = self.totals.shape
-        torch.mul(
-            weights.view_as(self._is_present), self._is_present, out=self._weights[:, : self._is_present.shape[-1]]
-        )
+        weights = weights.view_as(self._is_present)
+        torch.mul(weights, self._is_present, out=self._weights[:, : self._is_present.shape[-1]])
         by_batch = self._weights.view(n_networks, n_batches, -1)
-        self.totals.copy_(by_batch.sum(-1).mT)
+        sums = by_batch.sum(-1).mT
+        self.totals.copy_(sums if weights.dtype == self.totals.dtype else self._sum_as_given(weights))
         if self._can_sum_to_zero and not self.totals.all():
             raise ZeroDivisionError(
                 "The sample weights of a mini-batch sum to zero, so that its mean loss is undefined. "
                 "Leave out the rows of weight zero, or use a larger batch_size."
             )
-        fractions = torch.div(by_batch, self.totals.mT.unsqueeze(-1), out=self._fractions.view_as(by_batch))
-        batch_fractions = self.batch_fractions.mT.unsqueeze(-1)
-        torch.mul(fractions, batch_fractions, out=self._epoch_fractions.view_as(by_batch))
+        torch.div(by_batch, self.totals.mT.unsqueeze(-1), out=self._fractions.view_as(by_batch))
+        torch.mul(by_batch, (self.batch_fractions / sums).mT.unsqueeze(-1), out=self._epoch_fractions.view_as(by_batch))
+
+    def _sum_as_given(self, weights: Tensor) -> Tensor:
+        """Sums of the batches, (n_batches, n_networks), in the precision and order of numpy.
+
+        scikit-learn divides a gradient by the sum of float32 weights in float32, also if X is in float64.
+        """
+        rows = (weights * self._is_present.to(weights.dtype)).cpu().numpy()
+        stops = np.cumsum(self._sizes)
+        sums = [[own[stop - size : stop].sum() for size, stop in zip(self._sizes, stops, strict=True)] for own in rows]
+        return torch.from_numpy(np.array(sums, dtype=np.float64).T)
 
     def mean(self, row_losses: Tensor) -> Tensor:
         """Share of the segment in the loss of the epoch, 0-d or (n_networks,)."""

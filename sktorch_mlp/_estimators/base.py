@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from . import fitting, inputs
 from .compat import CallbackSupportMixin
 from .fitted import FittedMLP, WeightArrays
 from .inputs import Inputs
+from .messages import warn_as_sklearn
 from .parameters import CONSTRAINTS, Architecture, check_parameters, make_optimizer, make_schedule
 from .targets import Targets
 
@@ -89,7 +89,7 @@ class BaseMLPTorch(CallbackSupportMixin, FittedMLP, ABC):
             self._set_fitted_attributes(state, network, loss)
         observers.on_fit_end()
         for message, category in messages:  # only now: a warning that is made an error leaves a fitted model
-            warnings.warn(message, category, stacklevel=4 if incremental else 5)  # fit has one more decorator
+            warn_as_sklearn(message, category)
         return self
 
     @contextmanager

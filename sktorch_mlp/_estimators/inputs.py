@@ -151,9 +151,14 @@ def make_samples(inputs: Inputs, targets: Targets, spec: NetworkSpec) -> Samples
     return Samples(
         rows=Rows.from_array(inputs.X, spec.device, dtype, bfloat16=spec.bfloat16),
         targets=as_tensor(targets.encode(inputs.y, dtype), spec.device),
-        weights=None if weights is None else as_tensor(weights.astype(dtype, copy=False), spec.device),
+        weights=None if weights is None else as_tensor(_cast_weights(weights, dtype, spec.device), spec.device),
         indices=[np.arange(inputs.X.shape[0])],
     )
+
+
+def _cast_weights(weights: np.ndarray, dtype: np.dtype, device: torch.device) -> np.ndarray:
+    """Cast weights to the precision of training; on the CPU those of float32 stay, as scikit-learn sums them so."""
+    return weights if weights.dtype == np.float32 and device.type == "cpu" else weights.astype(dtype, copy=False)
 
 
 def hold_out(

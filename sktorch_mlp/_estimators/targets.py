@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -31,6 +30,8 @@ from sktorch_mlp._nn.losses import (
     SoftBinaryLogLoss,
     SoftLogLoss,
 )
+
+from .messages import warn
 
 #: The name of a loss, or a function of predictions and targets.
 LossLike = str | Callable[..., Any]
@@ -253,11 +254,10 @@ class NumericTargets(Targets):
         y_val = y_val.toarray() if sp.issparse(y_val) else y_val
         margin = high - low
         if np.mean((y_val < low - margin) | (y_val > high + margin)) > 0.5:
-            warnings.warn(
+            warn(
                 f"Most of y_val is far outside of the range of y, [{low:g}, {high:g}], so validation scores and early "
                 "stopping may mean nothing. TransformedTargetRegressor transforms y but not y_val: pass y_val transformed.",
                 UserWarning,
-                stacklevel=2,
             )
 
     def _default_loss(self) -> Loss:

@@ -46,7 +46,9 @@ class Validator:
         n_rows = torch.tensor([len(indices) for indices in samples.indices], device=rows.device)
         if samples.weights is not None or len(n_rows.unique()) > 1:
             is_present = squeeze_stack(torch.arange(rows.shape[-1], device=rows.device) < n_rows.unsqueeze(-1))
-            weights = is_present.to(dtype) if samples.weights is None else is_present * samples.weights[target_rows]
+            weights = is_present.to(dtype)
+            if samples.weights is not None:
+                weights = weights * samples.weights[target_rows]
             self._weights = weights.unsqueeze(-2)
 
     def __call__(self) -> list[tuple[float, float]]:
