@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from typing import Any
 
 #: Packages whose frames are between the user's call and us.
 _PACKAGES = ("sktorch_mlp", "sklearn", "joblib", "torch", "threading", "concurrent", "contextlib")
 #: Warnings given already for which there is no line, as Python keeps them for each module.
-_registry: dict[str, Any] = {}
+_registry: dict[str | tuple[str, type[Warning], int], int] = {}
 
 
 def warn(message: str, category: type[Warning], module: str = "sktorch_mlp") -> None:
@@ -26,7 +25,7 @@ def warn(message: str, category: type[Warning], module: str = "sktorch_mlp") -> 
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PACKAGES:
         frame = frame.f_back
     if frame is None:  # in a thread that runs a task there is none
-        filename, line, registry = __file__, 1, _registry
+        filename, line, registry = "<sktorch_mlp>", 1, _registry
     else:
         filename, line = frame.f_code.co_filename, frame.f_lineno
         registry = frame.f_globals.setdefault("__warningregistry__", {})
