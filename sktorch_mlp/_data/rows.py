@@ -159,6 +159,7 @@ class _Gather:
     """Gathers rows of X into a buffer. X is in row order (axis 0), or transposed (axis 1)."""
 
     def __init__(self, X: Tensor, axis: int, n_rows: int, dtype: torch.dtype) -> None:
+        self._batches: dict[tuple[int, ...], list[DenseBatch]] = {}
         self._X, self._axis, self._is_cast = X, axis, X.dtype != dtype
         n_features = X.shape[1 - axis]
         self._buffer = X.new_empty(n_rows * n_features, dtype=dtype)
@@ -168,10 +169,14 @@ class _Gather:
         shape = (n_rows, -1) if self._axis == 0 else (-1, n_rows)
         return buffer[: n_rows * self._X.shape[1 - self._axis]].view(shape)
 
-    def view(self, n_rows: int) -> Tensor:
-        """View of the rows that `__call__` fills, of shape (n_rows, n_features)."""
-        rows = self._rows(self._buffer, n_rows)
-        return rows if self._axis == 0 else rows.mT
+    def batches(self, n_networks: int, sizes: Sequence[int]) -> list[DenseBatch]:
+        """Mini-batches over the rows that `__call__` fills: the same ones for the same sizes."""
+        key = (n_networks, *sizes)
+        if key not in self._batches:
+            rows = self._rows(self._buffer, n_networks * sum(sizes))
+            rows = (rows if self._axis == 0 else rows.mT).unflatten(0, (n_networks, -1))
+            self._batches[key] = [DenseBatch(squeeze_stack(batch)) for batch in rows.split(list(sizes), 1)]
+        return self._batches[key]
 
     def __call__(self, indices: Tensor) -> None:
         """Gather the rows of these indices."""
@@ -187,10 +192,8 @@ class _DenseLoader:
     """Gathers the rows of some mini-batches."""
 
     def __init__(self, gather: _Gather, indices: Tensor, sizes: list[int]) -> None:
-        n_networks = _n_networks(indices)
         self._gather, self._indices = gather, indices
-        rows = gather.view(n_networks * sum(sizes)).unflatten(0, (n_networks, -1))
-        self._batches = [DenseBatch(squeeze_stack(batch)) for batch in rows.split(sizes, 1)]
+        self._batches = gather.batches(_n_networks(indices), sizes)
 
     def __call__(self) -> Sequence[Batch]:
         self._gather(self._indices.flatten())

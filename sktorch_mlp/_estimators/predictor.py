@@ -10,12 +10,18 @@ from torch import Tensor
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._nn.activations import ActivationLike
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
+from sktorch_mlp._nn.matmul import NARROW, addmm
 from sktorch_mlp._nn.network import hidden_functions
 from sktorch_mlp._nn.tensors import without_autocast
-from sktorch_mlp._training.threads import compute_threads
+from sktorch_mlp._training.threads import ONE_BLAS_THREAD, available_threads, compute_threads
+
+from .blocks import compute_blocks
 
 #: Rows predicted at a time: enough to keep the products busy, few enough to stay in cache.
-BLOCK_ROWS = 2048
+MAX_BLOCK_ROWS, _MIN_BLOCK_ROWS = 2048, 64
+
+#: Multiply-adds from which a prediction is divided into blocks for several threads, and into how many at least.
+_LARGE, _N_BLOCKS = 16_000_000, 8
 
 
 class Predictor:
@@ -47,24 +53,47 @@ class Predictor:
         self._activate_outputs_ = OUTPUT_ACTIVATIONS[out_activation]
         self._n_outputs = coefs[-1].shape[0]
         self._n_coefs = sum(coef.numel() for coef in coefs)
+        #: a function of the user's may not be made for several threads
+        self._may_share = coefs[0].device.type == "cpu" and all(isinstance(name, str) for name in activations)
 
     @torch.no_grad()
     def __call__(self, rows: Rows) -> Tensor:
-        """Activated outputs, of shape (n_rows, n_outputs)."""
+        """Activated outputs, of shape (n_rows, n_outputs). Their bits do not depend on the number of threads."""
+        n_rows, n_operations = len(rows), len(rows) * self._n_coefs
+        with without_autocast(rows.device):
+            if n_operations <= ONE_BLAS_THREAD and n_rows <= NARROW:  # nothing here that would be shared by threads
+                return self._predict(rows, self._first_coef).mT.contiguous()
+            return self._predict_blocks(rows, n_operations)
+
+    def _predict_blocks(self, rows: Rows, n_operations: int) -> Tensor:
+        n_rows, block_rows, n_threads = len(rows), MAX_BLOCK_ROWS, 1
+        if n_operations >= _LARGE and self._may_share:
+            block_rows = min(block_rows, max(_MIN_BLOCK_ROWS, -(-n_rows // _N_BLOCKS)))
+            n_threads = available_threads()
         first_coef = self._first_coef
         if rows.is_sparse:  # sparse products want their operand input-major
             first_coef = first_coef.mT.contiguous().mT
-        with without_autocast(rows.device), compute_threads(min(len(rows), BLOCK_ROWS) * self._n_coefs):
-            if len(rows) <= BLOCK_ROWS:
-                return self._predict(rows, first_coef).mT.contiguous()
-            predictions = first_coef.new_empty(len(rows), self._n_outputs)
-            for start in range(0, len(rows), BLOCK_ROWS):
-                block = slice(start, start + BLOCK_ROWS)
-                predictions[block] = self._predict(rows[block], first_coef).mT
+
+        block_size = min(n_rows, block_rows) * self._n_coefs
+
+        def compute(part: Rows) -> Tensor:  # on a helper's thread too
+            with torch.inference_mode(False), torch.no_grad(), compute_threads(block_size, 0):
+                return self._predict(part, first_coef).mT
+
+        if n_rows <= block_rows:
+            return compute(rows).contiguous()
+        with torch.inference_mode(False):
+            predictions = first_coef.new_empty(n_rows, self._n_outputs)
+        slices = [slice(start, start + block_rows) for start in range(0, n_rows, block_rows)]
+
+        def store(block: int, values: Tensor) -> None:
+            predictions[slices[block]] = values
+
+        compute_blocks(lambda block: compute(rows[slices[block]]), store, len(slices), n_threads)
         return predictions
 
     def _predict(self, rows: Rows, first_coef: Tensor) -> Tensor:
         units = rows.all_rows().affine(first_coef, self._first_column)
         for column, coef, function in self._deeper:
-            units = torch.addmm(column, coef, function(units))
+            units = addmm(column, coef, function(units))
         return self._activate_outputs_(units)

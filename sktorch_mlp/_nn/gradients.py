@@ -6,15 +6,22 @@ is made here, once, and a step is little more than its matrix products.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .hidden import hidden_layers
 from .inputs import Batch
 from .losses import OUTPUT_ACTIVATIONS, Loss
-from .matmul import matmul
+from .matmul import bind_addmm, bind_mm
 from .network import StackedMLP, hidden_functions
 from .tensors import squeeze_stack
+from .threads import share_elementwise
+
+#: Multiply-adds of a product that take as long as an activation of one unit.
+_OPERATIONS_PER_UNIT = 16
 
 
 class ForwardPass:
@@ -43,7 +50,6 @@ class ForwardPass:
         self.coefs = [squeeze_stack(coef) for coef in coefs]
         self.outputs = [_unit_buffer(coef, n_rows, network.spec.sparse_input and coef is coefs[0]) for coef in coefs]
         self._intercepts = [squeeze_stack(intercept.unsqueeze(-1)) for intercept in intercepts]
-        self._addmm = matmul(stacked=network.n_networks > 1, bfloat16=network.spec.bfloat16).addmm
         self._activate_outputs_ = OUTPUT_ACTIVATIONS[out_activation]
         self.hidden, self._batch_norms = hidden_layers(network, self.outputs) if training else ([], [])
         if training:
@@ -51,9 +57,16 @@ class ForwardPass:
         else:
             norms = [list(map(squeeze_stack, norm)) for norm in network.norm_tensors()]
             functions = hidden_functions(network.spec.activations, norms)
-        self._deeper = list(
-            zip(self._intercepts[1:], self.coefs[1:], functions, self.outputs[:-1], self.outputs[1:], strict=True)
-        )
+        self._deeper = [
+            (
+                _share(function, network, units),
+                units,
+                bind_addmm(intercept, coef, units, out, bfloat16=network.spec.bfloat16),
+            )
+            for function, units, intercept, coef, out in zip(
+                functions, self.outputs[:-1], self._intercepts[1:], self.coefs[1:], self.outputs[1:], strict=True
+            )
+        ]
 
     def set_sample_weight(self, fractions: Tensor, total: Tensor) -> None:
         """Set the weights of the coming batch: the fraction of each row, and their sums of shape (n_networks,)."""
@@ -63,8 +76,11 @@ class ForwardPass:
     def __call__(self, batch: Batch) -> Tensor:
         """Outputs of shape ([n_networks,] n_outputs, n_rows); a buffer, valid until the next call."""
         batch.affine(self.coefs[0], self._intercepts[0], self.outputs[0])
-        for intercept, coef, function, units, out in self._deeper:
-            self._addmm(intercept, coef, function(units), out=out)
+        for function, units, multiply in self._deeper:
+            result = function(units)
+            if result is not units:
+                units.copy_(result)
+            multiply()
         return self._activate_outputs_(self.outputs[-1])
 
 
@@ -96,21 +112,26 @@ class Gradient:
         coef_grads, intercept_grads = network.views(network.grad)
         self._first_coef_grad = squeeze_stack(coef_grads[0])
         self._first_intercept_grad = squeeze_stack(intercept_grads[0])
-        self._mm = matmul(stacked=network.n_networks > 1, bfloat16=network.spec.bfloat16).mm
-
+        bfloat16 = network.spec.bfloat16
         outputs = self._forward.outputs
-        self._deeper = [
-            (
-                squeeze_stack(coef_grads[layer]),
-                squeeze_stack(intercept_grads[layer]),
-                outputs[layer - 1],
-                outputs[layer - 1].mT,
-                self._forward.coefs[layer].mT,
-                self._forward.hidden[layer - 1].backward_,
-                torch.empty_like(outputs[layer - 1]),  # the delta of the layer below
+        self._deeper = []
+        delta = outputs[-1]
+        for layer in range(len(outputs) - 1, 0, -1):
+            units, coef = outputs[layer - 1], self._forward.coefs[layer]
+            below = torch.empty_like(units)  # the delta of the layer below
+            self._deeper.append(
+                (
+                    bind_mm(delta, units.mT, squeeze_stack(coef_grads[layer]), bfloat16=bfloat16),
+                    delta,
+                    squeeze_stack(intercept_grads[layer]),
+                    bind_mm(coef.mT, delta, below, bfloat16=bfloat16),
+                    _share(self._forward.hidden[layer - 1].backward_, network, units),
+                    below,
+                    units,
+                )
             )
-            for layer in range(len(outputs) - 1, 0, -1)
-        ]
+            delta = below
+        self._first_delta = delta
 
     def __call__(self, batch: Batch, targets: Tensor, fractions: Tensor, total: Tensor, loss_terms: Tensor) -> None:
         """Set the gradient to that of the sum over rows of fraction × loss.
@@ -132,14 +153,13 @@ class Gradient:
             self.outputs = delta.clone()
         self._to_delta_(delta, targets, loss_terms)
         delta.mul_(fractions)
-        for coef_grad, intercept_grad, units, units_t, coef_t, backward_, delta_below in self._deeper:
-            self._mm(delta, units_t, out=coef_grad)
+        for write_coef_grad, delta, intercept_grad, write_below, backward_, below, units in self._deeper:
+            write_coef_grad()
             torch.sum(delta, -1, out=intercept_grad)
-            self._mm(coef_t, delta, out=delta_below)
-            backward_(delta_below, units)
-            delta = delta_below
-        batch.coef_grad(delta, self._first_coef_grad)
-        torch.sum(delta, -1, out=self._first_intercept_grad)
+            write_below()
+            backward_(below, units)
+        batch.coef_grad(self._first_delta, self._first_coef_grad)
+        torch.sum(self._first_delta, -1, out=self._first_intercept_grad)
 
 
 def _unit_buffer(coef: Tensor, n_rows: int, row_major: bool) -> Tensor:
@@ -148,3 +168,10 @@ def _unit_buffer(coef: Tensor, n_rows: int, row_major: bool) -> Tensor:
     if row_major:
         return squeeze_stack(coef.new_empty(n_networks, n_rows, n_out).mT)
     return squeeze_stack(coef.new_empty(n_networks, n_out, n_rows))
+
+
+def _share(function: Callable[..., Any], network: StackedMLP, units: Tensor) -> Callable[..., Any]:
+    """Let a function of many units use more threads. Those of a normalization sum over units or rows."""
+    if network.spec.normalization is not None:
+        return function
+    return share_elementwise(function, _OPERATIONS_PER_UNIT * units.numel())

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from .matmul import matmul
+from .matmul import BoundProduct, addmm, bind_addmm, bind_mm
 from .tensors import as_tensor, provoke_csr_beta_warning
 
 
@@ -41,15 +41,29 @@ class DenseBatch:
 
     def __init__(self, rows: Tensor) -> None:
         self.rows, self._rows_t = rows, rows.mT
-        self._addmm, self._mm = matmul(stacked=rows.ndim == 3, bfloat16=rows.dtype == torch.bfloat16)
+        self._bfloat16 = rows.dtype == torch.bfloat16
+        # The tensors of the last call, and its product, which the next call with the same ones takes.
+        self._affine_of: tuple[Tensor, ...] = ()
+        self._coef_grad_of: tuple[Tensor, ...] = ()
+        self._write_affine: BoundProduct
+        self._write_coef_grad: BoundProduct
 
     def affine(self, coef: Tensor, intercept: Tensor, out: Tensor | None = None) -> Tensor:
         """Return ``coef @ X.T + intercept``."""
-        return self._addmm(intercept, coef, self._rows_t, out=out)
+        if out is None:
+            return addmm(intercept, coef, self._rows_t)
+        if not _are_same(self._affine_of, (coef, intercept, out)):
+            self._affine_of = coef, intercept, out
+            self._write_affine = bind_addmm(intercept, coef, self._rows_t, out, bfloat16=self._bfloat16)
+        self._write_affine()
+        return out
 
     def coef_grad(self, delta: Tensor, out: Tensor) -> None:
         """Write ``delta @ X`` to `out`."""
-        self._mm(delta, self.rows, out=out)
+        if not _are_same(self._coef_grad_of, (delta, out)):
+            self._coef_grad_of = delta, out
+            self._write_coef_grad = bind_mm(delta, self.rows, out, bfloat16=self._bfloat16)
+        self._write_coef_grad()
 
 
 class SparseBatch:
@@ -112,3 +126,8 @@ class SparseRows:
         provoke_csr_beta_warning()
         indptr, indices, data = (as_tensor(part, self._device) for part in (rows.indptr, rows.indices, rows.data))
         return torch.sparse_csr_tensor(indptr, indices, data, rows.shape, device=self._device)
+
+
+def _are_same(tensors: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> bool:
+    """Whether these are the same objects, in the same order."""
+    return tuple(map(id, tensors)) == tuple(map(id, others))

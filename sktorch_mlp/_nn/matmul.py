@@ -1,39 +1,85 @@
-"""Matrix products of one network or of a stack, in the precision of the operands or in bfloat16."""
+"""Matrix products of single matrices and of stacks, by PyTorch or, small ones on a CPU, by numpy's BLAS.
+
+The operands of a training step are the same buffers at every step. So a product is bound to
+them once, and what depends on shapes, precision and device is decided then.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .threads import share_product
 
-class Matmul(NamedTuple):
-    """The two products of a training step.
+#: A product that writes to the same buffer at every call.
+BoundProduct = Callable[[], object]
 
-    Attributes
-    ----------
-    addmm : callable
-        ``addmm(summand, a, b, out=None)``
-    mm : callable
-        ``mm(a, b, out=None)``
-    """
+#: Multiply-adds up to which numpy's BLAS is quicker, by up to three times: those of the kernels of OpenBLAS for
+#: small matrices. Beyond, the buffers of two libraries would take the cache from each other.
+_SMALL = 1_000_000
 
-    addmm: Callable[..., Tensor]
-    mm: Callable[..., Tensor]
+#: Rows or outputs up to which it is so where a summand is added, which PyTorch does in the same call.
+NARROW = 16
 
 
-def matmul(*, stacked: bool, bfloat16: bool) -> Matmul:
-    """Choose the products of stacks or of single matrices; `bfloat16` rounds operands, and results are float32."""
+def bind_mm(a: Tensor, b: Tensor, out: Tensor, *, bfloat16: bool = False) -> BoundProduct:
+    """Return a call that writes ``a @ b`` to `out`; `bfloat16` rounds the operands, and the result is float32."""
     if bfloat16:
-        return Matmul(_addmm_bfloat16, _mm_bfloat16)
-    return Matmul(torch.baddbmm, torch.bmm) if stacked else Matmul(torch.addmm, torch.mm)
+        return partial(_mm_bfloat16, a, b, out)
+    is_cpu = out.device.type == "cpu"
+    if is_cpu and _n_operations(a, b) <= _SMALL:
+        return _bind_numpy(a, b, out)
+    call = partial(torch.mm if a.ndim == 2 else torch.bmm, a, b, out=out)
+    return share_product(call, a, b) if is_cpu else call
 
 
-def _addmm_bfloat16(summand: Tensor, a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
+def bind_addmm(summand: Tensor, a: Tensor, b: Tensor, out: Tensor, *, bfloat16: bool = False) -> BoundProduct:
+    """Return a call that writes ``a @ b + summand`` to `out`; see `bind_mm`."""
+    if bfloat16:
+        return partial(_addmm_bfloat16, summand, a, b, out)
+    if _adds_by_numpy(a, b):
+        multiply = _bind_numpy(a, b, out)
+        return lambda: (multiply(), out.add_(summand))
+    call = partial(torch.addmm if a.ndim == 2 else torch.baddbmm, summand, a, b, out=out)
+    return share_product(call, a, b) if out.device.type == "cpu" else call
+
+
+def addmm(summand: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return ``a @ b + summand`` of single matrices."""
+    if _adds_by_numpy(a, b):
+        return torch.from_numpy(np.dot(a.numpy(), b.numpy())).add_(summand)
+    return torch.addmm(summand, a, b)
+
+
+def _adds_by_numpy(a: Tensor, b: Tensor) -> bool:
+    is_narrow = min(a.shape[-2], b.shape[-1]) <= NARROW
+    return is_narrow and a.device.type == "cpu" and _n_operations(a, b) <= _SMALL
+
+
+def _n_operations(a: Tensor, b: Tensor) -> int:
+    return a.numel() * b.shape[-1]
+
+
+def _bind_numpy(a: Tensor, b: Tensor, out: Tensor) -> BoundProduct:
+    if out.stride(-1) != 1:  # column-major: the transposed product
+        a, b, out = b.mT, a.mT, out.mT
+    arrays = a.numpy(), b.numpy(), out.numpy()
+    return partial(np.dot, *arrays) if a.ndim == 2 else partial(_quiet_matmul, *arrays)
+
+
+def _quiet_matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    with np.errstate(all="ignore"):  # a loss that is not finite says so itself
+        np.matmul(a, b, out=out)
+
+
+def _addmm_bfloat16(summand: Tensor, a: Tensor, b: Tensor, out: Tensor) -> Any:
     return torch.add(torch.matmul(a.bfloat16(), b.bfloat16()), summand, out=out)
 
 
-def _mm_bfloat16(a: Tensor, b: Tensor, *, out: Tensor) -> Tensor:
+def _mm_bfloat16(a: Tensor, b: Tensor, out: Tensor) -> Any:
     return out.copy_(torch.matmul(a.bfloat16(), b.bfloat16()))

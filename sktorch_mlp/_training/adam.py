@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 from sktorch_mlp._nn.tensors import StateDict, squeeze_stack
+from sktorch_mlp._nn.threads import share_elementwise
 
 from . import compat
 from .optimizers import Optimizer, PerNetwork, Scalar, ScalarFeed, Step, per_network
 from .schedules import Schedule
+
+#: Multiply-adds of a product that take as long as the update of one parameter.
+_OPERATIONS_PER_PARAMETER = 64
 
 
 class AdamScalars(NamedTuple):
@@ -203,7 +207,8 @@ class _FusedAdamUpdate:
                 amsgrad=False,
                 maximize=False,
             )
-            self._groups.append((first, params[rows, : optimizer._n_coefs], call))
+            shared = share_elementwise(call, _OPERATIONS_PER_PARAMETER * params[rows].numel())
+            self._groups.append((first, params[rows, : optimizer._n_coefs], shared))
 
     def steps(self, scalars: Iterable[AdamScalars]) -> Iterable[Step]:
         """Return steps with these numbers."""

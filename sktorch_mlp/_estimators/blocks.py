@@ -1,0 +1,106 @@
+"""Blocks of a prediction, computed by the calling thread and by helpers that are free."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from torch import Tensor
+
+
+class _Helpers:
+    """Threads that help with blocks, started when first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+        self._n_threads = 0
+        self._n_callers = 0
+
+    def run(self, blocks: _Blocks, n_threads: int) -> None:
+        """Compute all blocks on the calling thread, and on helpers that no other caller has."""
+        with self._lock:
+            self._n_callers += 1
+            n_helpers = min(n_threads - self._n_callers, blocks.n_blocks - 1)
+            if n_helpers > self._n_threads:
+                self._n_threads = n_helpers
+                self._executor = ThreadPoolExecutor(n_helpers, thread_name_prefix="prediction")
+            executor = self._executor
+        try:
+            if executor is not None:
+                for _ in range(n_helpers):
+                    executor.submit(blocks.work)
+            blocks.work()
+            blocks.finish()
+        finally:
+            with self._lock:
+                self._n_callers -= 1
+
+
+class _Blocks:
+    """Blocks that several threads compute. A block that is late is computed again rather than waited for."""
+
+    def __init__(self, compute: Callable[[int], Tensor], store: Callable[[int, Tensor], None], n_blocks: int) -> None:
+        self._compute, self._store, self.n_blocks = compute, store, n_blocks
+        self._waiting = deque(range(n_blocks))
+        self._unfinished = set(range(n_blocks))
+        self._changed = threading.Condition()
+        self._seconds = 0.0  # of the last block
+
+    def work(self) -> None:
+        """Compute blocks until none is waiting."""
+        while self._waiting:
+            try:
+                block = self._waiting.popleft()
+            except IndexError:
+                return
+            self._finish_block(block)
+
+    def finish(self) -> None:
+        """Wait for helpers as long as a block takes; then compute what they still have in hand."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._unfinished, timeout=self._seconds)
+        for block in sorted(self._unfinished):
+            self._finish_block(block)
+
+    def _finish_block(self, block: int) -> None:
+        began = time.perf_counter()
+        result = self._compute(block)
+        with self._changed:
+            if block in self._unfinished:
+                self._store(block, result)
+                self._unfinished.discard(block)
+                self._changed.notify_all()
+        self._seconds = time.perf_counter() - began
+
+
+_helpers = _Helpers()
+
+
+def _after_fork() -> None:
+    global _helpers
+    _helpers = _Helpers()  # the threads of the parent are not here
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def compute_blocks(
+    compute: Callable[[int], Tensor], store: Callable[[int, Tensor], None], n_blocks: int, n_threads: int
+) -> None:
+    """Compute blocks and store each once, on up to so many threads.
+
+    Parameters
+    ----------
+    compute : callable
+        ``compute(block)``, in any thread and perhaps in two of them.
+    store : callable
+        ``store(block, result)``, one call at a time; not after this function has returned.
+    n_blocks, n_threads : int
+    """
+    _helpers.run(_Blocks(compute, store, n_blocks), n_threads)

@@ -1,0 +1,131 @@
+"""Threads of PyTorch for one large call at a time, as many as pay at this moment.
+
+All else that a fit computes has one thread. The threads of PyTorch wait for each other by
+spinning: where other programs hold the cores, a product on two threads takes fifty times as long as
+on one. So a large call is timed on one thread and on several, over and over, and takes what was
+quicker. Its result has the same bits on any number of threads, which is tried out, not assumed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Multiply-adds that keep one thread busy for some 20 µs.
+_OPERATIONS_PER_THREAD = 1_000_000
+
+#: Share of the time that goes into trying the slower number of threads again, at most.
+_TRIED_AGAIN = 0.05
+
+_local = threading.local()  # .group: the calls of this thread that may use more threads
+
+
+class _Group:
+    """Calls that may use more threads."""
+
+    def __init__(self, n_threads: int) -> None:
+        self.n_threads, self.n_calls = n_threads, 0
+
+
+@contextmanager
+def threads_for_large_calls(n_threads: int) -> Iterator[None]:
+    """Let large calls that are made ready in the meantime use up to so many threads; all else has one.
+
+    PyTorch must have been set to one thread.
+    """
+    before = getattr(_local, "group", None)
+    _local.group = _Group(n_threads)
+    try:
+        yield
+    finally:
+        _local.group = before
+
+
+class _TimedCall:
+    """A call on one thread or on several: whichever was quicker when last tried.
+
+    Parameters
+    ----------
+    call : callable
+    n_threads : int
+    group : _Group
+    """
+
+    def __init__(self, call: Callable[..., Any], n_threads: int, group: _Group) -> None:
+        self._call, self._n_threads, self._group = call, n_threads, group
+        group.n_calls += 1
+        self._seconds = [0.0, 0.0]  # on one thread, on several; 0 is not known yet
+        self._is_shared = False  # whether several were quicker
+        self._try_again = 0.0  # when to try the other
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        is_trial = began >= self._try_again
+        share = self._is_shared != is_trial
+        if share:
+            torch.set_num_threads(self._n_threads)
+            try:
+                result = self._call(*args, **kwargs)
+            finally:
+                torch.set_num_threads(1)
+        else:
+            result = self._call(*args, **kwargs)
+        ended = time.perf_counter()
+        seconds = ended - began
+        if is_trial:
+            self._seconds[share] = seconds
+            self._try_again = ended + seconds * self._group.n_calls / _TRIED_AGAIN
+        else:
+            self._seconds[share] = (self._seconds[share] + seconds) / 2
+        self._is_shared = self._seconds[True] < self._seconds[False]
+        return result
+
+
+def share_elementwise(call: Callable[..., Any], n_operations: int) -> Callable[..., Any]:
+    """Let an elementwise call use more threads, if it is large. No number of threads changes its bits."""
+    n_threads = _n_threads(n_operations)
+    return call if n_threads == 1 else _TimedCall(call, n_threads, _local.group)
+
+
+def share_product(call: Callable[[], Any], a: Tensor, b: Tensor) -> Callable[[], Any]:
+    """Let a call that multiplies two matrices use more threads, if it is large and its bits stay the same."""
+    n_threads = _n_threads(a.numel() * b.shape[-1])
+    if n_threads > 1 and _is_invariant(_layout(a), _layout(b), a.dtype, n_threads):
+        return _TimedCall(call, n_threads, _local.group)
+    return call
+
+
+def _n_threads(n_operations: int) -> int:
+    group: _Group | None = getattr(_local, "group", None)
+    return 1 if group is None else max(1, min(group.n_threads, n_operations // _OPERATIONS_PER_THREAD))
+
+
+def _layout(matrix: Tensor) -> tuple[tuple[int, ...], bool]:
+    """Shape, and whether the last axis is contiguous."""
+    return tuple(matrix.shape), matrix.stride(-1) == 1
+
+
+@lru_cache(maxsize=256)
+def _is_invariant(a: Any, b: Any, dtype: torch.dtype, n_threads: int) -> bool:
+    """Whether a product of random matrices of these layouts has the same bits on one thread and on several."""
+    generator = torch.Generator("cpu").manual_seed(0)
+
+    def random_matrix(shape: tuple[int, ...], is_row_major: bool) -> Tensor:
+        shape = shape if is_row_major else (*shape[:-2], shape[-1], shape[-2])
+        values = torch.randn(shape, generator=generator, dtype=dtype, device="cpu")
+        return values if is_row_major else values.mT
+
+    matrices = random_matrix(*a), random_matrix(*b)
+    on_one = torch.matmul(*matrices)
+    torch.set_num_threads(n_threads)
+    try:
+        return torch.equal(torch.matmul(*matrices), on_one)
+    finally:
+        torch.set_num_threads(1)
