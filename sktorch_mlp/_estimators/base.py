@@ -27,6 +27,7 @@ from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.observers import ObserverList
 from sktorch_mlp._training.progress import DivergenceError, Progress
 from sktorch_mlp._training.state import FitState
+from sktorch_mlp._training.threads import on_one_thread
 
 from . import fitting, inputs
 from .compat import CallbackSupportMixin
@@ -54,6 +55,7 @@ class BaseMLPTorch(CallbackSupportMixin, FittedMLP, ABC):
 
     # Fitting ---------------------------------------------------------------------------
 
+    @on_one_thread
     def _fit(self, given: Inputs, validation: Inputs, *, incremental: bool = False) -> Self:
         """Fit; or, if `incremental`, train one epoch from the present state."""
         architecture = check_parameters(self)
@@ -216,6 +218,7 @@ class BaseMLPTorch(CallbackSupportMixin, FittedMLP, ABC):
 
     # Prediction ------------------------------------------------------------------------
 
+    @on_one_thread
     def _predict(self, X: Any) -> np.ndarray:
         """Activated outputs of shape (n_rows, n_outputs)."""
         check_is_fitted(self, "coefs_")

@@ -23,7 +23,7 @@ from sktorch_mlp._training.lbfgs import train_lbfgs
 from sktorch_mlp._training.observers import FitObserver
 from sktorch_mlp._training.progress import DivergenceError, Progress, TrainingOptions
 from sktorch_mlp._training.stacks import train_fit
-from sktorch_mlp._training.threads import compute_threads, single_threaded_blas
+from sktorch_mlp._training.threads import single_threaded_blas, training_threads
 
 from .compat import has_callbacks, scorer_takes_weights
 from .inputs import Inputs
@@ -139,7 +139,7 @@ def run_lbfgs(params: MLPParameters, fit: Fit) -> tuple[int, float, Warnings]:
     ------
     DivergenceError
     """
-    with compute_threads(fit.network.n_coefs * fit.n_rows, fit.options.max_iter), single_threaded_blas():
+    with training_threads(fit.network.n_coefs * fit.n_rows, fit.options.max_iter), single_threaded_blas():
         result = train_lbfgs(fit)
     if not (math.isfinite(result.fun) or result.interrupted) or not _all_finite(fit.network.flat):
         raise DivergenceError(f"The loss is {result.fun} after {result.nit} iterations of L-BFGS.")
@@ -169,7 +169,7 @@ def run_stochastic(params: MLPParameters, fit: Fit) -> Warnings:
     if not isinstance(params.batch_size, str) and params.batch_size > fit.n_rows:
         messages += [_BATCH_SIZE_CLIPPED]
     n_steps = fit.n_rows / options.batch_size * options.max_iter
-    with compute_threads(fit.network.n_coefs * options.batch_size, n_steps):
+    with training_threads(fit.network.n_coefs * options.batch_size, n_steps):
         train_fit(fit)
 
     is_finite = _all_finite(fit.network.flat)

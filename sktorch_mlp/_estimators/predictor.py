@@ -10,10 +10,10 @@ from torch import Tensor
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._nn.activations import ActivationLike
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
-from sktorch_mlp._nn.matmul import NARROW, addmm
+from sktorch_mlp._nn.matmul import addmm
 from sktorch_mlp._nn.network import hidden_functions
 from sktorch_mlp._nn.tensors import without_autocast
-from sktorch_mlp._training.threads import ONE_BLAS_THREAD, available_threads, compute_threads
+from sktorch_mlp._training.threads import OneThread, available_threads
 
 from .blocks import compute_blocks
 
@@ -59,37 +59,33 @@ class Predictor:
     @torch.no_grad()
     def __call__(self, rows: Rows) -> Tensor:
         """Activated outputs, of shape (n_rows, n_outputs). Their bits do not depend on the number of threads."""
-        n_rows, n_operations = len(rows), len(rows) * self._n_coefs
+        n_rows = len(rows)
         with without_autocast(rows.device):
-            if n_operations <= ONE_BLAS_THREAD and n_rows <= NARROW:  # nothing here that would be shared by threads
-                return self._predict(rows, self._first_coef).mT.contiguous()
-            return self._predict_blocks(rows, n_operations)
+            first_coef = self._first_coef
+            if rows.is_sparse:  # sparse products want their operand input-major
+                first_coef = first_coef.mT.contiguous().mT
+            block_rows, n_threads = MAX_BLOCK_ROWS, 1
+            if n_rows * self._n_coefs >= _LARGE and self._may_share:
+                block_rows = min(block_rows, max(_MIN_BLOCK_ROWS, -(-n_rows // _N_BLOCKS)))
+                n_threads = available_threads()
+            if n_rows <= block_rows:
+                return self._predict(rows, first_coef).mT.contiguous()
+            return self._predict_blocks(rows, first_coef, block_rows, n_threads)
 
-    def _predict_blocks(self, rows: Rows, n_operations: int) -> Tensor:
-        n_rows, block_rows, n_threads = len(rows), MAX_BLOCK_ROWS, 1
-        if n_operations >= _LARGE and self._may_share:
-            block_rows = min(block_rows, max(_MIN_BLOCK_ROWS, -(-n_rows // _N_BLOCKS)))
-            n_threads = available_threads()
-        first_coef = self._first_coef
-        if rows.is_sparse:  # sparse products want their operand input-major
-            first_coef = first_coef.mT.contiguous().mT
-
-        block_size = min(n_rows, block_rows) * self._n_coefs
-
-        def compute(part: Rows) -> Tensor:  # on a helper's thread too
-            with torch.inference_mode(False), torch.no_grad(), compute_threads(block_size, 0):
-                return self._predict(part, first_coef).mT
-
-        if n_rows <= block_rows:
-            return compute(rows).contiguous()
-        with torch.inference_mode(False):
+    def _predict_blocks(self, rows: Rows, first_coef: Tensor, block_rows: int, n_threads: int) -> Tensor:
+        n_rows = len(rows)
+        with torch.inference_mode(False):  # which helpers are not in
             predictions = first_coef.new_empty(n_rows, self._n_outputs)
         slices = [slice(start, start + block_rows) for start in range(0, n_rows, block_rows)]
+
+        def compute(block: int) -> Tensor:
+            with torch.inference_mode(False), torch.no_grad(), OneThread():
+                return self._predict(rows[slices[block]], first_coef).mT
 
         def store(block: int, values: Tensor) -> None:
             predictions[slices[block]] = values
 
-        compute_blocks(lambda block: compute(rows[slices[block]]), store, len(slices), n_threads)
+        compute_blocks(compute, store, len(slices), n_threads)
         return predictions
 
     def _predict(self, rows: Rows, first_coef: Tensor) -> Tensor:

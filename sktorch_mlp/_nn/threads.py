@@ -8,6 +8,7 @@ quicker. Its result has the same bits on any number of threads, which is tried o
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,14 +25,7 @@ _OPERATIONS_PER_THREAD = 1_000_000
 #: Share of the time that goes into trying the slower number of threads again, at most.
 _TRIED_AGAIN = 0.05
 
-_local = threading.local()  # .group: the calls of this thread that may use more threads
-
-
-class _Group:
-    """Calls that may use more threads."""
-
-    def __init__(self, n_threads: int) -> None:
-        self.n_threads, self.n_calls = n_threads, 0
+_local = threading.local()  # .n_threads: how many large calls of this thread may use
 
 
 @contextmanager
@@ -40,12 +34,27 @@ def threads_for_large_calls(n_threads: int) -> Iterator[None]:
 
     PyTorch must have been set to one thread.
     """
-    before = getattr(_local, "group", None)
-    _local.group = _Group(n_threads)
+    before = getattr(_local, "n_threads", 1)
+    _local.n_threads = n_threads
     try:
         yield
     finally:
-        _local.group = before
+        _local.n_threads = before
+
+
+class _Contention:
+    """When threads were last in each other's way, or in that of other programs: the same for all calls of a process.
+
+    Attributes
+    ----------
+    ends : float
+        When several threads may be tried again, in seconds of `time.perf_counter`.
+    """
+
+    ends = 0.0
+
+
+_contention = _Contention()
 
 
 class _TimedCall:
@@ -55,20 +64,20 @@ class _TimedCall:
     ----------
     call : callable
     n_threads : int
-    group : _Group
     """
 
-    def __init__(self, call: Callable[..., Any], n_threads: int, group: _Group) -> None:
-        self._call, self._n_threads, self._group = call, n_threads, group
-        group.n_calls += 1
-        self._seconds = [0.0, 0.0]  # on one thread, on several; 0 is not known yet
+    def __init__(self, call: Callable[..., Any], n_threads: int) -> None:
+        self._call, self._n_threads = call, n_threads
+        self._seconds = [math.inf, math.inf]  # on one thread, on several
         self._is_shared = False  # whether several were quicker
-        self._try_again = 0.0  # when to try the other
+        self._try_other = math.inf  # when to try the other
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
-        is_trial = began >= self._try_again
+        is_trial = began >= self._try_other
         share = self._is_shared != is_trial
+        if share and began < _contention.ends:
+            share = is_trial = False
         if share:
             torch.set_num_threads(self._n_threads)
             try:
@@ -77,34 +86,36 @@ class _TimedCall:
                 torch.set_num_threads(1)
         else:
             result = self._call(*args, **kwargs)
-        ended = time.perf_counter()
-        seconds = ended - began
-        if is_trial:
-            self._seconds[share] = seconds
-            self._try_again = ended + seconds * self._group.n_calls / _TRIED_AGAIN
-        else:
-            self._seconds[share] = (self._seconds[share] + seconds) / 2
-        self._is_shared = self._seconds[True] < self._seconds[False]
+        self._learn(share, is_trial, time.perf_counter() - began, began)
         return result
+
+    def _learn(self, share: bool, is_trial: bool, seconds: float, began: float) -> None:
+        is_first = self._seconds[share] == math.inf
+        self._seconds[share] = seconds if is_trial or is_first else (self._seconds[share] + seconds) / 2
+        self._is_shared = self._seconds[True] < self._seconds[False]
+        wait = seconds / _TRIED_AGAIN
+        if share and not self._is_shared:
+            _contention.ends = max(_contention.ends, began + wait)
+        if is_trial or is_first:
+            self._try_other = began if self._seconds[True] == math.inf else began + wait
 
 
 def share_elementwise(call: Callable[..., Any], n_operations: int) -> Callable[..., Any]:
     """Let an elementwise call use more threads, if it is large. No number of threads changes its bits."""
     n_threads = _n_threads(n_operations)
-    return call if n_threads == 1 else _TimedCall(call, n_threads, _local.group)
+    return call if n_threads == 1 else _TimedCall(call, n_threads)
 
 
 def share_product(call: Callable[[], Any], a: Tensor, b: Tensor) -> Callable[[], Any]:
     """Let a call that multiplies two matrices use more threads, if it is large and its bits stay the same."""
     n_threads = _n_threads(a.numel() * b.shape[-1])
     if n_threads > 1 and _is_invariant(_layout(a), _layout(b), a.dtype, n_threads):
-        return _TimedCall(call, n_threads, _local.group)
+        return _TimedCall(call, n_threads)
     return call
 
 
 def _n_threads(n_operations: int) -> int:
-    group: _Group | None = getattr(_local, "group", None)
-    return 1 if group is None else max(1, min(group.n_threads, n_operations // _OPERATIONS_PER_THREAD))
+    return max(1, min(getattr(_local, "n_threads", 1), n_operations // _OPERATIONS_PER_THREAD))
 
 
 def _layout(matrix: Tensor) -> tuple[tuple[int, ...], bool]:

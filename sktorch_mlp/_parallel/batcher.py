@@ -21,7 +21,7 @@ import torch
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.loop import train
 from sktorch_mlp._training.stacks import fits_trained_by, split_into_stacks
-from sktorch_mlp._training.threads import compute_threads
+from sktorch_mlp._training.threads import OneThread
 
 #: Bytes of data that pending fits may hold before they are trained without waiting for more.
 _MAX_PENDING_BYTES = 2**30
@@ -186,7 +186,7 @@ class FitBatcher:
 
         on_cpu = stack[0].fit.network.device.type == "cpu"
         try:
-            with torch.inference_mode(False), compute_threads(0, 0), nullcontext() if on_cpu else self._gpu_lock:
+            with torch.inference_mode(False), OneThread(), nullcontext() if on_cpu else self._gpu_lock:
                 train([pending.fit for pending in stack], check)
         except BaseException as error:  # whose it is will be known once it trains alone
             if len(stack) == 1:

@@ -1,14 +1,14 @@
-"""How many threads a fit or a prediction may use, and what it does to those of PyTorch and BLAS."""
+"""How many threads a fit or a prediction has, and what it does to those of PyTorch and BLAS."""
 
 from __future__ import annotations
 
-import math
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cache, lru_cache
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, lru_cache, wraps
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
 
 import joblib
 import torch
@@ -18,8 +18,11 @@ from sktorch_mlp._nn.threads import threads_for_large_calls
 
 from . import compat
 
-#: Multiply-adds of a step, and of all steps of a job, from which more threads may pay.
-_LARGE_STEP, _LONG_JOB = 2_000_000, 300_000_000
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+#: Multiply-adds of a step, and of all steps of a fit, from which more threads may pay.
+_LARGE_STEP, _LONG_FIT = 2_000_000, 300_000_000
 
 #: Multiply-adds up to which the BLAS of numpy uses one thread anyway.
 ONE_BLAS_THREAD = 2**18
@@ -34,79 +37,93 @@ class _Process:
         self.n_limited = 0  # threads whose PyTorch computes on one thread
         self.user_setting = 0  # of torch.set_num_threads, while there are any
         self.n_blas_limits = 0
-        self.blas_settings: list[tuple[Any, int]] = []  # BLAS libraries and their threads before the first limit
+        self.blas_settings: list[tuple[Any, int]] = []  # libraries, and their threads before the first limit
 
 
 _process = _Process(is_forked=False)
-_local = threading.local()  # .is_limited: whether this thread is one of them
+_local = threading.local()  # .setting: the user's setting of PyTorch while this thread is limited, else 0
 
 
 def _after_fork() -> None:
     """Start anew in a forked child, which has no thread but the one that forked.
 
-    OpenMP, under PyTorch, would wait for the others for ever. On one thread it needs none.
+    OpenMP, under PyTorch, would wait there for ever for the threads of the parent. One thread needs no other.
     """
     global _process
     _process = _Process(is_forked=True)
-    _local.is_limited = False
+    _local.setting = 0
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+class OneThread:
+    """While it is entered, PyTorch computes on one thread for the calling thread. It can be nested."""
+
+    def __enter__(self) -> None:
+        self._setting = 0
+        if getattr(_local, "setting", 0):
+            return
+        process = _process
+        with process.lock:
+            if process.n_limited == 0:
+                process.user_setting = torch.get_num_threads()
+            process.n_limited += 1
+            self._setting = _local.setting = process.user_setting
+        torch.set_num_threads(1)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._setting:
+            return
+        _local.setting = 0
+        torch.set_num_threads(self._setting)
+        with _process.lock:
+            _process.n_limited = max(0, _process.n_limited - 1)  # none in a child that was forked in the meantime
+
+
+def on_one_thread(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let PyTorch compute on one thread in a function; what is large there may be given more."""
+
+    @wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with OneThread():
+            return function(*args, **kwargs)
+
+    return call
+
+
 @contextmanager
-def compute_threads(step_size: int, n_steps: float = math.inf) -> Iterator[None]:
-    """Compute on one thread, but for large calls of long jobs; then restore the user's setting.
+def training_threads(step_size: int, n_steps: float) -> Iterator[None]:
+    """Let large calls of a long fit use more threads, and keep those of BLAS out of the way.
 
     Parameters
     ----------
     step_size : int
-        Multiply-adds of a training step, or of a block of predictions.
-    n_steps : float, default=inf
-        Most steps; 0 for predictions, whose blocks are what threads share.
+        Multiply-adds of a training step.
+    n_steps : float
+        Most steps.
     """
-    if getattr(_local, "is_limited", False):
+    if step_size <= ONE_BLAS_THREAD:
         yield
         return
-    process = _process
-    with process.lock:
-        if process.n_limited == 0:
-            process.user_setting = torch.get_num_threads()
-        process.n_limited += 1
-        setting = process.user_setting
-    is_large = step_size >= _LARGE_STEP and step_size * n_steps >= _LONG_JOB
-    with ExitStack() as stack:
-        torch.set_num_threads(1)
-        _local.is_limited = True
-        try:
-            if step_size > ONE_BLAS_THREAD:
-                stack.enter_context(single_threaded_blas())
-            if is_large:
-                stack.enter_context(threads_for_large_calls(available_threads(setting)))
-            yield
-        finally:
-            _local.is_limited = False
-            torch.set_num_threads(setting)
-            with process.lock:
-                process.n_limited -= 1
+    is_long = step_size >= _LARGE_STEP and step_size * n_steps >= _LONG_FIT
+    with single_threaded_blas(), threads_for_large_calls(available_threads() if is_long else 1):
+        yield
 
 
-def available_threads(setting: int | None = None) -> int:
-    """How many threads may compute for this thread.
+def available_threads() -> int:
+    """How many threads may compute for the calling thread.
 
     As many as PyTorch is set to, but not more than the cores that affinity and the quotas of a container
     leave to this process. One inside joblib's pool of threads, where n tasks at once would each take a thread
     for each core (joblib limits its processes itself), and one in a forked process.
-
-    Parameters
-    ----------
-    setting : int, default=None
-        Threads of PyTorch; None for those it is set to now.
     """
-    if _process.is_forked or (getattr(_local, "is_limited", False) and setting is None) or compat.in_joblib_thread():
+    if _process.is_forked or compat.in_joblib_thread():
         return 1
-    return min(torch.get_num_threads() if setting is None else setting, _cpu_count(_affinity()))
+    return min(getattr(_local, "setting", 0) or torch.get_num_threads(), _cpu_count(_affinity()))
 
 
 def _affinity() -> frozenset[int]:
@@ -126,7 +143,7 @@ def single_threaded_blas() -> Iterator[None]:
     """Keep the BLAS of numpy and scipy to one thread, while PyTorch computes in between.
 
     BLAS threads that wait for the next product spin on the cores that others need. The setting is that of the
-    process, so the first that enters sets it, and the last that leaves restores it.
+    process: the first that enters sets it, and the last that leaves restores it.
     """
     process = _process
     with process.lock:
