@@ -1,4 +1,4 @@
-"""A process that makes calls with the package of another checkout.
+"""A process that makes calls with the package of a checkout, this one or another.
 
 ``python -m benchmarks.worker CHECKOUT`` reads pickled calls from stdin and writes their
 results to stdout. Its `benchmarks` are those of this checkout, `sktorch_mlp` is the other's.
@@ -45,6 +45,11 @@ class Worker:
         if (found := self.call(package_folder)) != checkout.resolve():
             self.close()
             raise SystemExit(f"sktorch_mlp was to come from {checkout}, but comes from {found}")
+
+    @property
+    def pid(self) -> int:
+        """Id of the process."""
+        return self._process.pid
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function there and wait for its result.

@@ -41,7 +41,7 @@ SCORES: Tolerances = {Agreement.FLOAT64: ArrayTolerance(1e-12), Agreement.FLOAT3
 
 @dataclass(frozen=True)
 class Search:
-    """A grid search over learning rates and penalties, in five folds.
+    """A grid search over learning rates and penalties.
 
     Attributes
     ----------
@@ -50,6 +50,7 @@ class Search:
     learning_rates, alphas : sequence of float
     dtype : str
         Of ours.
+    n_folds : int
     """
 
     title: str
@@ -57,6 +58,7 @@ class Search:
     learning_rates: Sequence[float]
     alphas: Sequence[float]
     dtype: str
+    n_folds: int = 5
 
     def fit(
         self, estimator: BaseEstimator, context: Callable[[], Any], X: np.ndarray, y: np.ndarray, seed: int
@@ -68,7 +70,7 @@ class Search:
         step = pipeline.steps[-1][0]
         grid = {f"{step}__learning_rate_init": self.learning_rates, f"{step}__alpha": self.alphas}
         with context():
-            search = GridSearchCV(pipeline, grid, cv=5, refit=False).fit(X, y)
+            search = GridSearchCV(pipeline, grid, cv=self.n_folds, refit=False).fit(X, y)
         return search.cv_results_["mean_test_score"]
 
     def calls(self, device: str) -> dict[str, Callable[[int], Any]]:
@@ -125,7 +127,7 @@ def search_row(search: Search, calls: dict[str, Callable[[int], Any]], args: arg
         for stacked in STACKS
         for baseline in BASELINES
     ]
-    facts = search.problem.facts() | {"n_fits": 5 * len(search.learning_rates) * len(search.alphas)}
+    facts = search.problem.facts() | {"n_fits": search.n_folds * len(search.learning_rates) * len(search.alphas)}
     return measure_row(search.title, facts, calls, columns, SCORES, args, partial(_in_own_processes, timer(args)))
 
 
