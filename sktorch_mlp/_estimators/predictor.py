@@ -18,7 +18,7 @@ from sktorch_mlp._training.threads import OneThread, available_threads
 from .blocks import compute_blocks
 
 #: Rows predicted at a time: enough to keep the products busy, few enough to stay in cache.
-MAX_BLOCK_ROWS, _MIN_BLOCK_ROWS = 2048, 64
+BLOCK_ROWS, _MIN_BLOCK_ROWS = 2048, 64
 
 #: Multiply-adds from which a prediction is divided into blocks for several threads, and into how many at least.
 _LARGE, _N_BLOCKS = 16_000_000, 8
@@ -64,7 +64,7 @@ class Predictor:
             first_coef = self._first_coef
             if rows.is_sparse:  # sparse products want their operand input-major
                 first_coef = first_coef.mT.contiguous().mT
-            block_rows, n_threads = MAX_BLOCK_ROWS, 1
+            block_rows, n_threads = BLOCK_ROWS, 1
             if n_rows * self._n_coefs >= _LARGE and self._may_share:
                 block_rows = min(block_rows, max(_MIN_BLOCK_ROWS, -(-n_rows // _N_BLOCKS)))
                 n_threads = available_threads()

@@ -51,7 +51,7 @@ class DenseBatch:
     def affine(self, coef: Tensor, intercept: Tensor, out: Tensor | None = None) -> Tensor:
         """Return ``coef @ X.T + intercept``."""
         if out is None:
-            return addmm(intercept, coef, self._rows_t)
+            return addmm(intercept, coef, self._rows_t, bfloat16=self._bfloat16)
         if not _are_same(self._affine_of, (coef, intercept, out)):
             self._affine_of = coef, intercept, out
             self._write_affine = bind_addmm(intercept, coef, self._rows_t, out, bfloat16=self._bfloat16)

@@ -27,8 +27,16 @@ _SMALL = 1_000_000
 NARROW = 16
 
 
+def quiet_numpy() -> np.errstate:
+    """Let numpy's products overflow without a warning, as PyTorch's do. What is not finite is reported elsewhere."""
+    return np.errstate(all="ignore")
+
+
 def bind_mm(a: Tensor, b: Tensor, out: Tensor, *, bfloat16: bool = False) -> BoundProduct:
-    """Return a call that writes ``a @ b`` to `out`; `bfloat16` rounds the operands, and the result is float32."""
+    """Return a call that writes ``a @ b`` to `out`; `bfloat16` rounds the operands, and the result is float32.
+
+    To be called within `quiet_numpy`.
+    """
     if bfloat16:
         return partial(_mm_bfloat16, a, b, out)
     is_cpu = out.device.type == "cpu"
@@ -49,11 +57,14 @@ def bind_addmm(summand: Tensor, a: Tensor, b: Tensor, out: Tensor, *, bfloat16: 
     return share_product(call, a, b) if out.device.type == "cpu" else call
 
 
-def addmm(summand: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Return ``a @ b + summand`` of single matrices."""
+def addmm(summand: Tensor, a: Tensor, b: Tensor, *, bfloat16: bool = False) -> Tensor:
+    """Return ``a @ b + summand`` as a new tensor; see `bind_mm`."""
+    if bfloat16:
+        return torch.matmul(a.bfloat16(), b.bfloat16()) + summand
     if _adds_by_numpy(a, b):
-        return torch.from_numpy(np.dot(a.numpy(), b.numpy())).add_(summand)
-    return torch.addmm(summand, a, b)
+        with quiet_numpy():
+            return torch.from_numpy(np.matmul(a.numpy(), b.numpy())).add_(summand)
+    return (torch.addmm if a.ndim == 2 else torch.baddbmm)(summand, a, b)
 
 
 def _adds_by_numpy(a: Tensor, b: Tensor) -> bool:
@@ -69,12 +80,7 @@ def _bind_numpy(a: Tensor, b: Tensor, out: Tensor) -> BoundProduct:
     if out.stride(-1) != 1:  # column-major: the transposed product
         a, b, out = b.mT, a.mT, out.mT
     arrays = a.numpy(), b.numpy(), out.numpy()
-    return partial(np.dot, *arrays) if a.ndim == 2 else partial(_quiet_matmul, *arrays)
-
-
-def _quiet_matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    with np.errstate(all="ignore"):  # a loss that is not finite says so itself
-        np.matmul(a, b, out=out)
+    return partial(np.dot if a.ndim == 2 else np.matmul, *arrays)
 
 
 def _addmm_bfloat16(summand: Tensor, a: Tensor, b: Tensor, out: Tensor) -> Any:

@@ -22,6 +22,10 @@ from torch import Tensor
 #: Multiply-adds that keep one thread busy for some 20 µs.
 _OPERATIONS_PER_THREAD = 1_000_000
 
+#: Rows and columns from which a product may be shared. Narrower ones are divided along the axis that is summed
+#: over, or not, depending on where their memory begins.
+_WIDE = 32
+
 #: Share of the time that goes into trying the slower number of threads again, at most.
 _TRIED_AGAIN = 0.05
 
@@ -109,8 +113,9 @@ def share_elementwise(call: Callable[..., Any], n_operations: int) -> Callable[.
 def share_product(call: Callable[[], Any], a: Tensor, b: Tensor) -> Callable[[], Any]:
     """Let a call that multiplies two matrices use more threads, if it is large and its bits stay the same."""
     n_threads = _n_threads(a.numel() * b.shape[-1])
-    if n_threads > 1 and _is_invariant(_layout(a), _layout(b), a.dtype, n_threads):
-        return _TimedCall(call, n_threads)
+    if n_threads > 1 and min(*a.shape[-2:], b.shape[-1]) >= _WIDE:
+        n_threads = _n_invariant(_layout(a), _layout(b), a.dtype, n_threads)
+        return call if n_threads == 1 else _TimedCall(call, n_threads)
     return call
 
 
@@ -124,8 +129,8 @@ def _layout(matrix: Tensor) -> tuple[tuple[int, ...], bool]:
 
 
 @lru_cache(maxsize=256)
-def _is_invariant(a: Any, b: Any, dtype: torch.dtype, n_threads: int) -> bool:
-    """Whether a product of random matrices of these layouts has the same bits on one thread and on several."""
+def _n_invariant(a: Any, b: Any, dtype: torch.dtype, n_threads: int) -> int:
+    """Find how many threads, at most `n_threads`, give a product of these layouts the bits that one gives it."""
     generator = torch.Generator("cpu").manual_seed(0)
 
     def random_matrix(shape: tuple[int, ...], is_row_major: bool) -> Tensor:
@@ -135,8 +140,12 @@ def _is_invariant(a: Any, b: Any, dtype: torch.dtype, n_threads: int) -> bool:
 
     matrices = random_matrix(*a), random_matrix(*b)
     on_one = torch.matmul(*matrices)
-    torch.set_num_threads(n_threads)
     try:
-        return torch.equal(torch.matmul(*matrices), on_one)
+        while n_threads > 1:
+            torch.set_num_threads(n_threads)
+            if torch.equal(torch.matmul(*matrices), on_one):
+                break
+            n_threads //= 2
     finally:
         torch.set_num_threads(1)
+    return n_threads

@@ -11,6 +11,7 @@ from torch import Tensor
 from sktorch_mlp._data.batches import MiniBatches, Segment
 from sktorch_mlp._nn.gradients import Gradient
 from sktorch_mlp._nn.losses import Loss
+from sktorch_mlp._nn.matmul import quiet_numpy
 from sktorch_mlp._nn.network import StackedMLP
 from sktorch_mlp._nn.tensors import squeeze_stack
 
@@ -200,7 +201,8 @@ class Trainer:
         list of float
             Loss of each network, penalty included: the losses of its batches, averaged over rows.
         """
-        shares = [self._segment_steps[segment].run() for segment in self._minibatches.next_epoch()]
+        with quiet_numpy():
+            shares = [self._segment_steps[segment].run() for segment in self._minibatches.next_epoch()]
         if shuffle_ahead:
             self._minibatches.shuffle_ahead()
         total = shares[0] if len(shares) == 1 else torch.stack(shares).sum(0)

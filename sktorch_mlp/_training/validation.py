@@ -11,6 +11,7 @@ from torch import Tensor
 from sktorch_mlp._data.samples import Samples
 from sktorch_mlp._nn.gradients import ForwardPass
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS, Loss, weighted_mean
+from sktorch_mlp._nn.matmul import quiet_numpy
 from sktorch_mlp._nn.network import StackedMLP
 from sktorch_mlp._nn.tensors import squeeze_stack
 
@@ -53,7 +54,8 @@ class Validator:
 
     def __call__(self) -> list[tuple[float, float]]:
         """Score and loss of each network; nan where a prediction is not finite."""
-        logits = self._logits()
+        with quiet_numpy():
+            logits = self._logits()
         predictions = self._activate_(logits.clone() if self._loss.of_logits else logits)
         loss_scores = self._loss.score(predictions, self._targets, self._weights)
         self._loss.to_delta_(logits, self._targets, self._loss_terms)  # for the loss terms

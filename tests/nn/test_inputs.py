@@ -10,7 +10,6 @@ import scipy.sparse as sp
 import torch
 
 from sktorch_mlp._nn.inputs import DenseBatch, SparseBatch, SparseRows
-from sktorch_mlp._nn.matmul import matmul
 from tests.nn.helpers import CPU, seeded
 
 N_ROWS, N_FEATURES, N_UNITS = 6, 5, 3
@@ -46,23 +45,6 @@ def test_products_match_numpy(n_networks, sparse):
     batch.coef_grad(delta, coef_grad)
     expected = delta.numpy() @ X.reshape(*coef.shape[:-2], N_ROWS, N_FEATURES)
     np.testing.assert_allclose(coef_grad, expected, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize("stacked", [False, True])
-def test_bfloat16_rounds_the_operands_alone(stacked):
-    shape = (2,) if stacked else ()
-    a, b, summand = (torch.randn(*shape, 4, 4, generator=seeded(seed)) for seed in range(3))
-    expected = (a.bfloat16() @ b.bfloat16()).float()
-    addmm, mm = matmul(stacked=stacked, bfloat16=True)
-    out = torch.empty(*shape, 4, 4)
-    assert torch.equal(mm(a, b, out=out), expected)
-    assert out.dtype == torch.float32
-    assert torch.equal(addmm(summand, a, b), expected + summand)
-    assert torch.equal(addmm(summand, a, b, out=out), expected + summand)
-    assert torch.equal(out, expected + summand)
-    exact = matmul(stacked=stacked, bfloat16=False)
-    torch.testing.assert_close(exact.addmm(summand, a, b), a @ b + summand)
-    assert not torch.equal(exact.mm(a, b, out=out), expected)
 
 
 def test_a_dense_batch_is_multiplied_in_its_precision():

@@ -1,0 +1,85 @@
+"""Products of single matrices and of stacks, small and large, against numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from sktorch_mlp._nn.matmul import _SMALL, addmm, bind_addmm, bind_mm, quiet_numpy
+from tests.nn.helpers import seeded
+
+#: (n_out, n_in, n_rows): narrow, small, wide, and larger than what numpy's BLAS does here.
+SHAPES = [(1, 5, 7), (5, 1, 3), (3, 4, 1), (10, 100, 60), (40, 50, 60), (300, 100, 60)]
+
+
+def _random(*shape, seed, dtype=torch.float64, transposed=False):
+    if transposed:
+        return _random(*shape[:-2], shape[-1], shape[-2], seed=seed, dtype=dtype).mT
+    return torch.randn(*shape, dtype=dtype, generator=seeded(seed))
+
+
+def test_shapes_are_on_both_sides_of_the_limit():
+    sizes = [np.prod(shape) for shape in SHAPES]
+    assert min(sizes) < _SMALL < max(sizes)
+
+
+@pytest.mark.parametrize("transposed", [(), ("a",), ("b",), ("out",), ("a", "b", "out")], ids="".join)
+@pytest.mark.parametrize("stack", [(), (3,)], ids=["one", "stack"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_products_match_numpy(shape, stack, transposed):
+    n_out, n_in, n_rows = shape
+    a = _random(*stack, n_out, n_in, seed=0, transposed="a" in transposed)
+    b = _random(*stack, n_in, n_rows, seed=1, transposed="b" in transposed)
+    out = _random(*stack, n_out, n_rows, seed=2, transposed="out" in transposed)
+    summand = _random(*stack, n_out, 1, seed=3)
+
+    multiply, add = bind_mm(a, b, out), bind_addmm(summand, a, b, out)
+    for _ in range(2):
+        multiply()
+        np.testing.assert_allclose(out, a.numpy() @ b.numpy(), rtol=1e-12, atol=1e-12)
+        add()
+        np.testing.assert_allclose(out, a.numpy() @ b.numpy() + summand.numpy(), rtol=1e-12, atol=1e-12)
+        b.neg_()  # a bound product takes the values of the moment
+    if not stack:
+        np.testing.assert_allclose(
+            addmm(summand, a, b), a.numpy() @ b.numpy() + summand.numpy(), rtol=1e-12, atol=1e-12
+        )
+
+
+def test_parts_of_larger_buffers():
+    flat = _random(2, 500, seed=0)
+    coefs, grads = flat[:, 20:50].unflatten(1, (6, 5)), torch.zeros_like(flat)
+    rows = _random(2, 11, 5, seed=1)
+    out = torch.empty(2, 6, 11, dtype=torch.float64)
+    bind_mm(coefs, rows.mT, out)()
+    np.testing.assert_allclose(out, coefs.numpy() @ rows.numpy().swapaxes(1, 2), rtol=1e-12)
+    bind_mm(out, rows, grads[:, 20:50].unflatten(1, (6, 5)))()
+    np.testing.assert_allclose(grads[:, 20:50], (out.numpy() @ rows.numpy()).reshape(2, 30), rtol=1e-12)
+    assert not grads[:, :20].any()
+    assert not grads[:, 50:].any()
+
+
+@pytest.mark.parametrize("stack", [(), (2,)], ids=["one", "stack"])
+def test_bfloat16_rounds_operands_and_not_results(stack):
+    a, b, summand = (_random(*stack, 4, 4, seed=seed, dtype=torch.float32) for seed in range(3))
+    expected = (a.bfloat16() @ b.bfloat16()).float()
+    out = torch.empty(*stack, 4, 4)
+    bind_mm(a, b, out, bfloat16=True)()
+    assert torch.equal(out, expected)
+    bind_addmm(summand, a, b, out, bfloat16=True)()
+    assert torch.equal(out, expected + summand)
+    if not stack:
+        assert torch.equal(addmm(summand, a, b, bfloat16=True), expected + summand)
+    bind_mm(a, b, out)()
+    assert not torch.equal(out, expected)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("stack", [(), (2,)], ids=["one", "stack"])
+def test_what_is_not_finite_makes_no_noise(stack):
+    a = torch.full((*stack, 3, 3), 1e308, dtype=torch.float64)
+    out = torch.empty_like(a)
+    with quiet_numpy():
+        bind_mm(a, a, out)()
+        assert out.isinf().all()
+        bind_mm(out, -out, out.clone())()
+    assert addmm(a, a, a).isinf().all()
