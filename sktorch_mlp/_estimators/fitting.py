@@ -79,7 +79,8 @@ def make_fit(
         scores_loss=params.scoring == "loss",
     )
     # The order of a single batch does not matter, nor does a stream that ends with the fit.
-    shuffles = params.shuffle and not (batch_size == n_rows and isinstance(params.random_state, Integral))
+    ignores_order = batch_size == n_rows and not data.train.sums_weights_in_order
+    shuffles = params.shuffle and not (ignores_order and isinstance(params.random_state, Integral))
     shuffler = Shuffler(train_rows, random_state if shuffles and is_stochastic else None)
     return Fit(network, loss, data, shuffler, options, progress)
 
