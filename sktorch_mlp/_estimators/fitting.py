@@ -109,7 +109,13 @@ def make_scoring(
         fitted = snapshot(network, k)
         fitted.__dict__.pop("feature_names_in_", None)  # X has been validated
         with config_context(**config):
-            value = float(scorer(fitted, X, y, **weights))
+            value = scorer(fitted, X, y, **weights)
+        try:
+            value = float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"scoring must return a number, got {value} ({type(value)}) instead. (scorer={scorer})"
+            ) from error
         if math.isnan(value):
             raise ValueError(
                 f"scoring={estimator.scoring!r} gives nan for the validation rows at epoch {fitted.n_iter_}. Choose "
