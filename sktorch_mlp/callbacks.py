@@ -84,8 +84,8 @@ class BestSnapshot(_Callback):
     monitor : {'validation_loss', 'validation_score', 'loss'}, default='validation_loss'
         Quantity that decides; the first two need validation data.
     path : str or path-like, default=None
-        File to which `joblib.dump` saves each new best model. Fits of one search overwrite
-        each other's file.
+        File to which `joblib.dump` saves each new best model. If that fails, the file is
+        left as it was. Fits of one search overwrite each other's file.
 
     Attributes
     ----------

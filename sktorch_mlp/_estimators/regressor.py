@@ -143,7 +143,7 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
         Instances, classes, or ``(name, callback)`` pairs; see the user guide. Pass callbacks
         of scikit-learn to `set_callbacks`. Not for lbfgs.
     quantile : float, default=0.5
-        Level of the quantile for ``loss="quantile"``, in (0, 1).
+        Level of the quantile for ``loss="quantile"``, in (0, 1). Other losses take no other value.
 
     Attributes
     ----------

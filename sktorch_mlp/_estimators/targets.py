@@ -64,8 +64,8 @@ class Targets(ABC):
         """Encode validated y as (n_targets, n_rows) training targets."""
 
     @abstractmethod
-    def check_validation(self, y_val: Any, y: Any) -> None:
-        """Raise if validation data have targets that the training data do not; y may be None, for a part of the data."""
+    def check_validation(self, y_val: Any, y: Any = None) -> None:
+        """Raise if validation data have targets that the training data do not. y is None where it is only a part of them."""
 
     @abstractmethod
     def _default_loss(self) -> Loss:
@@ -136,7 +136,7 @@ class ClassTargets(Targets):
             targets += self._label_smoothing / n_alternatives
         return targets
 
-    def check_validation(self, y_val: Any, y: Any) -> None:
+    def check_validation(self, y_val: Any, y: Any = None) -> None:
         """Raise if validation labels have another shape, or classes that the training data do not have."""
         n_rows = y_val.shape[0]
         expected = (n_rows, len(self._classes)) if self._is_multilabel else (n_rows,)
@@ -251,7 +251,7 @@ class NumericTargets(Targets):
             raise ValueError("loss='poisson' requires y >= 0, but y has negative values. Use loss='squared_error'.")
         return np.ascontiguousarray(np.atleast_2d(y.T), dtype=dtype)
 
-    def check_validation(self, y_val: Any, y: Any) -> None:
+    def check_validation(self, y_val: Any, y: Any = None) -> None:
         """Raise if validation targets have another number of columns; warn if they cannot be of one scale with y."""
         n_targets = count_columns(y_val)
         if n_targets != self._n_targets:

@@ -27,6 +27,10 @@ OUTPUT_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+#: Calls after which a function that always gives the same is taken for one that draws no random numbers.
+_N_REPEATS = 8
+
+
 class Loss(ABC):
     """A loss, its output activation and its score of validation rows.
 
@@ -345,31 +349,33 @@ class CallableLoss(Loss):
             return self._call((logits[rows] + shift).requires_grad_(), targets[rows]).detach()
 
         rows = torch.arange(len(logits), device=logits.device)
-        if not _close(losses_of(rows), losses):
-            return
+        of_first = torch.zeros_like(logits[0]).index_fill_(0, rows[:1], 1.0)
         remedy = 'With functions of PyTorch pass reduction="none" or "mean".'
+        if not (_close(losses_of(rows.repeat(2)), losses.repeat(2)) and _are_of_rows(losses_of, losses)):
+            problem = (
+                "must give the loss of each row by itself, or the mean over rows, but what it gives depends on which "
+                "other rows there are, or on how many"
+            )
+        elif (
+            self.out_activation == "logistic"
+            and _close(losses_of(rows, shift=1.0), losses)
+            and not _close(losses_of(rows, shift=of_first), losses)  # else no logit matters here
+        ):
+            problem = (
+                "must be one of logistic outputs, but stays the same when all logits of a row grow alike, as for "
+                "softmax outputs"
+            )
+        else:
+            return
+        if not all(_close(losses_of(rows), losses) for _ in range(_N_REPEATS)):
+            return
         if self.out_activation == "logistic":
             remedy = (
                 "For two classes, and for labels, torch.nn.functional.binary_cross_entropy_with_logits fits, but "
                 f"cross_entropy does not. {remedy}"
             )
         called = f"It was called with {_shapes([values.squeeze(1) for values in (logits, targets)])}."
-        if not (_close(losses_of(rows.repeat(2)), losses.repeat(2)) and _are_of_rows(losses_of, losses)):
-            raise ValueError(
-                "The loss function must give the loss of each row by itself, or the mean over rows, but what it gives "
-                f"depends on which other rows there are, or on how many. {called} {remedy}"
-            )
-        of_one = torch.zeros_like(logits[0]).index_fill_(0, rows[:1], 1.0)
-        is_shift_invariant = (
-            self.out_activation == "logistic"
-            and _close(losses_of(rows, shift=1.0), losses)
-            and not _close(losses_of(rows, shift=of_one), losses)  # else all logits give the same
-        )
-        if is_shift_invariant:
-            raise ValueError(
-                "The loss function must be one of logistic outputs, but it stays the same when all logits of a row grow "
-                f"alike, as for softmax outputs. {called} {remedy}"
-            )
+        raise ValueError(f"The loss function {problem}. {called} {remedy}")
 
     def row_losses(self, loss_terms: Tensor, targets: Tensor) -> Tensor:
         return loss_terms

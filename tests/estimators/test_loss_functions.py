@@ -224,4 +224,4 @@ def test_a_function_is_checked_once():
 
     fit(Y, counted)
     n_steps = PARAMS["max_iter"] * 3  # of 40, 40 and 10 rows
-    assert len(calls) == n_steps + 4  # the first batch again, twice, and its halves
+    assert len(calls) == n_steps + 3  # the first batch with each row twice, and its halves
