@@ -69,13 +69,11 @@ _VALIDATION_RECORDS = {"validation_loss", "validation_score"}
 
 def _dump(estimator: Any, path: Path) -> None:
     """Save with joblib beside the path, then replace it: what is there survives an error."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            joblib.dump(estimator, file)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.replace(file.name, path)
+    path = path.resolve()  # a link stays one
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        written = Path(folder) / path.name  # joblib compresses by the name
+        joblib.dump(estimator, written)
+        os.replace(written, path)
 
 
 class BestSnapshot(_Callback):
@@ -86,8 +84,8 @@ class BestSnapshot(_Callback):
     monitor : {'validation_loss', 'validation_score', 'loss'}, default='validation_loss'
         Quantity that decides; the first two need validation data.
     path : str or path-like, default=None
-        File to which `joblib.dump` saves each new best model. Fits of one search overwrite
-        each other's file.
+        File to which `joblib.dump` saves each new best model. If that fails, the file is
+        left as it was. Fits of one search overwrite each other's file.
 
     Attributes
     ----------

@@ -44,6 +44,11 @@ class Samples:
         """Memory of X, targets and weights."""
         return self.rows.nbytes + self.targets.nbytes + (0 if self.weights is None else self.weights.nbytes)
 
+    @property
+    def sums_weights_in_order(self) -> bool:
+        """Whether sums of weights depend on the order of the rows: in a lower precision than the arithmetic they do."""
+        return self.weights is not None and self.weights.dtype != self.rows.dtype
+
     def select(self, networks: Sequence[int]) -> Samples:
         """Samples of some networks; tensors are shared."""
         starts = [self.starts[k] for k in networks] if self.starts else ()

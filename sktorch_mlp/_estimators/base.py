@@ -68,7 +68,8 @@ class BaseMLPTorch(CallbackSupportMixin, FittedMLP, ABC):
             training = inputs.validate_training(self, given, dtype, reset=not resumes)
             dtype = dtype or training.X.dtype
             targets = self._make_targets(training.y, incremental=incremental)
-            validation = inputs.validate_validation(self, validation, training, dtype, targets)
+            all_training = None if incremental else training
+            validation = inputs.validate_validation(self, validation, all_training, dtype, targets)
 
         # Inference tensors could not be trained on later.
         with torch.inference_mode(False), without_autocast(device):

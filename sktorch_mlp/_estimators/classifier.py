@@ -362,8 +362,8 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
         self : MLPTorchClassifier
             The trained estimator.
         """
-        y = to_numpy(y)
-        if check_partial_fit_first_call(self, to_numpy(classes)):
+        y = to_numpy(y, "y")
+        if check_partial_fit_first_call(self, to_numpy(classes, "classes")):
             is_multilabel = type_of_target(y).startswith("multilabel")
             self._label_binarizer = LabelBinarizer().fit(y if is_multilabel else self.classes_)
         return self._fit(Inputs(X, y, sample_weight), Inputs(X_val, y_val, sample_weight_val), incremental=True)
@@ -436,7 +436,7 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
         score : float
             Mean accuracy.
         """
-        return super().score(X, to_numpy(y), to_numpy(sample_weight))
+        return super().score(X, to_numpy(y, "y"), to_numpy(sample_weight, "sample_weight"))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

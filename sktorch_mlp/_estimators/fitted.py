@@ -187,10 +187,11 @@ class FittedMLP(MLPParameters, BaseEstimator):
 
         def make() -> nn.Sequential:
             # Modules are there to be trained, which memory that is mapped from a file would not survive.
-            coefs, intercepts, norms = self._layer_tensors(partial(np.require, requirements="W"))
-            n_hidden = len(coefs) - 1
-            activations, dropout = per_hidden_layer(self.activation, n_hidden), dropout_rates(self, n_hidden)
-            return sequential(coefs, intercepts, activations, norms, dropout).eval()
+            with torch.inference_mode(False):  # the modules outlive it
+                coefs, intercepts, norms = self._layer_tensors(partial(np.require, requirements="W"))
+                n_hidden = len(coefs) - 1
+                activations, dropout = per_hidden_layer(self.activation, n_hidden), dropout_rates(self, n_hidden)
+                return sequential(coefs, intercepts, activations, norms, dropout).eval()
 
         return self._weight_arrays.cached("module", self._all_arrays(self.activation, self.dropout), make)
 

@@ -79,7 +79,8 @@ def make_fit(
         scores_loss=params.scoring == "loss",
     )
     # The order of a single batch does not matter, nor does a stream that ends with the fit.
-    shuffles = params.shuffle and not (batch_size == n_rows and isinstance(params.random_state, Integral))
+    ignores_order = batch_size == n_rows and not data.train.sums_weights_in_order
+    shuffles = params.shuffle and not (ignores_order and isinstance(params.random_state, Integral))
     shuffler = Shuffler(train_rows, random_state if shuffles and is_stochastic else None)
     return Fit(network, loss, data, shuffler, options, progress)
 
@@ -108,7 +109,13 @@ def make_scoring(
         fitted = snapshot(network, k)
         fitted.__dict__.pop("feature_names_in_", None)  # X has been validated
         with config_context(**config):
-            value = float(scorer(fitted, X, y, **weights))
+            value = scorer(fitted, X, y, **weights)
+        try:
+            value = float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"scoring must return a number, got {value} ({type(value)}) instead. (scorer={scorer})"
+            ) from error
         if math.isnan(value):
             raise ValueError(
                 f"scoring={estimator.scoring!r} gives nan for the validation rows at epoch {fitted.n_iter_}. Choose "

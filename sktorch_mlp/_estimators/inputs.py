@@ -70,8 +70,8 @@ def validate_training(estimator: BaseEstimator, inputs: Inputs, dtype: np.dtype 
     with _columns_named_in_errors(inputs.X):
         X, y = validate_data(
             estimator,
-            to_numpy(inputs.X),
-            to_numpy(inputs.y),
+            to_numpy(inputs.X, "X"),
+            to_numpy(inputs.y, "y"),
             accept_sparse=["csr", "csc"],
             multi_output=True,
             y_numeric=not is_classifier(estimator),
@@ -82,53 +82,61 @@ def validate_training(estimator: BaseEstimator, inputs: Inputs, dtype: np.dtype 
         y = column_or_1d(y, warn=True)
     sample_weight = inputs.sample_weight
     if sample_weight is not None:
-        sample_weight = check_sample_weight(to_numpy(sample_weight), X)
+        sample_weight = check_sample_weight(to_numpy(sample_weight, "sample_weight"), X)
     return Inputs(X, y, sample_weight)
 
 
 @contextmanager
 def _columns_named_in_errors(X: Any) -> Iterator[None]:
-    """Name the columns of a frame that are not numbers, where numpy says only that it cannot convert one."""
+    """Name the columns of a frame that are not numbers, where numpy says only that it cannot convert something."""
     try:
         yield
-    except TypeError as error:
-        dtypes = getattr(X, "dtypes", None)
-        columns = (
-            [] if dtypes is None else [name for name, dtype in zip(X.columns, dtypes, strict=True) if _is_other(dtype)]
-        )
+    except (ValueError, TypeError) as error:
+        columns = [name for name in X.columns if not _is_numeric(X[name])] if hasattr(X, "columns") else []
         if not columns:
             raise
-        raise TypeError(
+        remedy = (
             f"X has columns that are not numbers: {columns}. Encode or drop them; a datetime, for example, can become "
             "its year, month and day, or seconds since a date."
-        ) from error
+        )
+        if isinstance(error, ValueError):  # in the words of scikit-learn
+            raise ValueError(f"{error}\n{remedy}") from error
+        raise TypeError(remedy) from error
 
 
-def _is_other(dtype: Any) -> bool:
-    return getattr(dtype, "kind", "O") not in "fiub"
+def _is_numeric(column: Any) -> bool:
+    kind = getattr(getattr(column, "dtype", None), "kind", "O")
+    if kind == "O":  # of objects that may be numbers, as text may
+        try:
+            np.asarray(column).astype(float)
+        except (TypeError, ValueError):
+            return False
+    return kind in "fiubO"
 
 
 def validate_validation(
-    estimator: BaseEstimator, inputs: Inputs, training: Inputs, dtype: np.dtype, targets: Targets
+    estimator: BaseEstimator, inputs: Inputs, training: Inputs | None, dtype: np.dtype, targets: Targets
 ) -> Inputs:
-    """Validate validation data; errors say that they are about these."""
+    """Validate validation data; errors say that they are about these. Without all training data they are not compared."""
     if inputs.X is None:
         return inputs
     try:
         inputs = validate_training(estimator, inputs, dtype, reset=False)
-    except ValueError as error:
-        raise ValueError(f"X_val, y_val or sample_weight_val: {error}") from error
-    targets.check_validation(inputs.y, training.y)
+    except (ValueError, TypeError) as error:
+        class_ = ValueError if isinstance(error, ValueError) else TypeError
+        raise class_(f"X_val, y_val or sample_weight_val: {error}") from error
+    targets.check_validation(inputs.y, None if training is None else training.y)
     return inputs
 
 
 def validate_prediction(estimator: BaseEstimator, X: Any) -> Any:
     """Validate the input of a prediction."""
-    values = to_numpy(X)
+    values = to_numpy(X, "X")
     if _is_valid(estimator, values):
         return values
     with _columns_named_in_errors(X):
-        return validate_data(estimator, values, accept_sparse=["csr", "csc"], reset=False)
+        values = validate_data(estimator, values, accept_sparse=["csr", "csc"], reset=False)
+        return values if values.dtype.kind in "fiub" else values.astype(np.float64)  # some frames remain objects
 
 
 def _is_valid(estimator: BaseEstimator, X: Any) -> bool:

@@ -143,7 +143,7 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
         Instances, classes, or ``(name, callback)`` pairs; see the user guide. Pass callbacks
         of scikit-learn to `set_callbacks`. Not for lbfgs.
     quantile : float, default=0.5
-        Level of the quantile for ``loss="quantile"``, in (0, 1).
+        Level of the quantile for ``loss="quantile"``, in (0, 1). Other losses take no other value.
 
     Attributes
     ----------
@@ -250,7 +250,10 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
 
     def _make_targets(self, y: Any, *, incremental: bool) -> NumericTargets:
         if self.quantile != 0.5 and self.loss != "quantile":
-            raise ValueError(f"quantile={self.quantile!r} is for loss='quantile', but loss is {self.loss!r}.")
+            raise ValueError(
+                f"quantile={self.quantile!r} is for loss='quantile', but loss is {self.loss!r}. Set loss='quantile', or "
+                "leave quantile at 0.5."
+            )
         return NumericTargets(count_columns(y), self.loss, self.quantile)
 
     @with_callbacks
@@ -363,7 +366,7 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
         score : float
             R²; 1 is perfect, 0 as good as the mean.
         """
-        return super().score(X, to_numpy(y), to_numpy(sample_weight))
+        return super().score(X, to_numpy(y, "y"), to_numpy(sample_weight, "sample_weight"))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -65,8 +64,8 @@ class Targets(ABC):
         """Encode validated y as (n_targets, n_rows) training targets."""
 
     @abstractmethod
-    def check_validation(self, y_val: Any, y: Any) -> None:
-        """Raise if validation data have targets that the training data do not."""
+    def check_validation(self, y_val: Any, y: Any = None) -> None:
+        """Raise if validation data have targets that the training data do not. y is None where it is only a part of them."""
 
     @abstractmethod
     def _default_loss(self) -> Loss:
@@ -79,8 +78,8 @@ class Targets(ABC):
             return loss
         if loss.out_activation == "logistic" and _is_cross_entropy(self.loss):
             raise ValueError(
-                f"loss={getattr(self.loss, '__name__', self.loss)} is for classes that exclude each other, as softmax outputs have them, but the outputs "
-                "for binary and multilabel targets are logistic. Use "
+                f"loss={getattr(self.loss, '__name__', self.loss)} is for the softmax outputs of three or more classes, "
+                "but the outputs for binary and multilabel targets are logistic. Use "
                 "torch.nn.functional.binary_cross_entropy_with_logits, or loss='log_loss'."
             )
         return CallableLoss(self.loss, loss, has_sample_weight=has_sample_weight)
@@ -137,7 +136,7 @@ class ClassTargets(Targets):
             targets += self._label_smoothing / n_alternatives
         return targets
 
-    def check_validation(self, y_val: Any, y: Any) -> None:
+    def check_validation(self, y_val: Any, y: Any = None) -> None:
         """Raise if validation labels have another shape, or classes that the training data do not have."""
         n_rows = y_val.shape[0]
         expected = (n_rows, len(self._classes)) if self._is_multilabel else (n_rows,)
@@ -205,13 +204,22 @@ def _label_weights(class_weight: Any, y: Any, classes: np.ndarray) -> list[dict[
     weights = []
     for weight, column in zip(class_weights, columns, strict=True):
         for label, value in weight.items() if isinstance(weight, dict) else ():
-            if not (isinstance(value, Real) and 0 <= float(value) < math.inf):
-                raise ValueError(f"class_weight must be finite and not negative, got {value!r} for class {label!r}.")
+            if not _is_weight(value):
+                raise ValueError(
+                    f"class_weight must have numbers that are finite and not negative, got {value!r} for class {label!r}."
+                )
         labels = classes if len(columns) == 1 else np.array([0, 1])
         if len(columns) > 1 and weight == "balanced":  # a column may have one label
             labels = np.unique(column)
         weights.append(dict(zip(labels, compute_class_weight(weight, classes=labels, y=column), strict=True)))
     return weights
+
+
+def _is_weight(value: Any) -> bool:
+    try:
+        return 0 <= float(value) < math.inf
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 class NumericTargets(Targets):
@@ -238,27 +246,33 @@ class NumericTargets(Targets):
         ValueError
             If y is not numeric, or negative for the Poisson deviance.
         """
-        y = y.toarray() if sp.issparse(y) else y
-        if y.dtype.kind not in "fiub":
-            raise ValueError(f"y must be numeric, but has dtype {y.dtype}. Convert it to float.")
+        y = _dense_numbers(y, "y")
         if self.loss == "poisson" and np.min(y) < 0:
             raise ValueError("loss='poisson' requires y >= 0, but y has negative values. Use loss='squared_error'.")
         return np.ascontiguousarray(np.atleast_2d(y.T), dtype=dtype)
 
-    def check_validation(self, y_val: Any, y: Any) -> None:
+    def check_validation(self, y_val: Any, y: Any = None) -> None:
         """Raise if validation targets have another number of columns; warn if they cannot be of one scale with y."""
         n_targets = count_columns(y_val)
         if n_targets != self._n_targets:
             raise ValueError(f"y_val has {n_targets} columns, but y has {self._n_targets}.")
-        low, high = (float(extreme(y)) for extreme in (np.min, np.max))
-        y_val = y_val.toarray() if sp.issparse(y_val) else y_val
-        margin = high - low
-        if np.mean((y_val < low - margin) | (y_val > high + margin)) > 0.5:
-            warn(
-                f"Most of y_val is far outside of the range of y, [{low:g}, {high:g}], so validation scores and early "
-                "stopping may mean nothing. TransformedTargetRegressor transforms y but not y_val: pass y_val transformed.",
-                UserWarning,
-            )
+        if y is None:
+            return
+        parts = _dense_numbers(y, "y"), _dense_numbers(y_val, "y_val")
+        columns = (part.reshape(-1, n_targets).T.astype(np.float64) for part in parts)
+        for column, column_val in zip(*columns, strict=True):
+            low, high = column.min(), column.max()
+            # Half of each, lest a difference of large numbers overflow.
+            is_far = np.abs(column_val / 2 - (low + high) / 4) > 0.75 * (high - low)
+            if high > low and np.mean(is_far) > 0.5:
+                warn(
+                    f"Most of y_val is far outside of the range of y: it is in [{column_val.min():g}, "
+                    f"{column_val.max():g}], y in [{low:g}, {high:g}]. So validation scores and early stopping may mean "
+                    "nothing. TransformedTargetRegressor transforms y but not y_val: pass y_val transformed, or leave it "
+                    "out and set early_stopping=True with validation_fraction.",
+                    UserWarning,
+                )
+                return
 
     def _default_loss(self) -> Loss:
         if callable(self.loss):
@@ -266,6 +280,20 @@ class NumericTargets(Targets):
         if self.loss == "quantile":
             return QuantileLoss(self._n_targets, self._quantile)
         return REGRESSION_LOSSES[self.loss](self._n_targets)
+
+
+def _dense_numbers(y: Any, name: str) -> np.ndarray:
+    """Make an array of targets.
+
+    Raises
+    ------
+    ValueError
+        If it is not numeric.
+    """
+    y = y.toarray() if sp.issparse(y) else y
+    if y.dtype.kind not in "fiub":
+        raise ValueError(f"{name} must be numeric, but has dtype {y.dtype}. Convert it to float.")
+    return np.asarray(y)
 
 
 def count_columns(y: Any) -> int:

@@ -242,12 +242,13 @@ class SkorchObserver:
         except KeyboardInterrupt:  # how skorch's callbacks stop
             return True
         except KeyError as error:
-            if self._validation is not None or "valid_" not in str(error):
+            if "not found in history" not in str(error):
                 raise
-            raise ValueError(
-                f"A callback of skorch monitors a validation loss or score, but there is no validation data: {error} Pass "
-                "X_val and y_val, set early_stopping=True, or let it monitor 'train_loss'."
-            ) from error
+            names = sorted(name for name in history[-1] if name != "batches" and not name.endswith("_batch_count"))
+            remedy = (
+                "" if self._validation else " For a validation loss pass X_val and y_val, or set early_stopping=True."
+            )
+            raise ValueError(f"{error.args[0]} Callbacks of skorch can monitor {names}.{remedy}") from error
         finally:
             progress.records[-1] |= {
                 name: value

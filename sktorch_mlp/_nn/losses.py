@@ -11,8 +11,7 @@ an epoch into losses at once.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
-from functools import partial
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -26,6 +25,10 @@ OUTPUT_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda logits: torch.softmax(logits, -2, out=logits),
     "exp": torch.exp_,
 }
+
+
+#: Calls after which a function that always gives the same is taken for one that draws no random numbers.
+_N_REPEATS = 8
 
 
 class Loss(ABC):
@@ -307,17 +310,20 @@ class CallableLoss(Loss):
 
     def _row_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         losses = self._call(logits, targets)
-        if not self._is_checked and len(logits) > 1:
+        if not self._is_checked:
             self._check_rows(losses.detach(), logits.detach(), targets)
-            self._is_checked = True
+            self._is_checked = bool(losses.any())  # zeros, as of a first batch of one class, tell nothing
         return losses
 
     def _call(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Losses of rows, (n_rows,), from logits (n_rows, n_outputs) and targets (n_rows, n_targets)."""
         n_rows = len(logits)
-        losses = self._function(
-            logits[:, 0] if self.n_outputs == 1 else logits, targets[:, 0] if targets.shape[1] == 1 else targets
-        )
+        given = logits[:, 0] if self.n_outputs == 1 else logits, targets[:, 0] if targets.shape[1] == 1 else targets
+        try:
+            losses = self._function(*given)
+        except Exception as error:
+            error.add_note(f"The loss function was called with {_shapes(given)}.")
+            raise
         if not isinstance(losses, Tensor) or not losses.requires_grad:
             raise ValueError(f"A loss function must give a tensor made from the predictions, but gave {losses!r}.")
         if losses.ndim == 0 and not self._has_sample_weight:
@@ -330,7 +336,7 @@ class CallableLoss(Loss):
         return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
 
     def _check_rows(self, losses: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Raise if the loss of a row depends on other rows, or a mean loss is not the mean over rows.
+        """Raise if the loss of a row depends on other rows, or a loss of all rows is not their mean, weighted or not.
 
         A function that draws random numbers cannot be checked.
 
@@ -338,23 +344,38 @@ class CallableLoss(Loss):
         ------
         ValueError
         """
-        half = len(logits) // 2
-        whole, *parts = (
-            self._call(logits[rows].requires_grad_(), targets[rows]).detach()
-            for rows in (slice(None), slice(0, half), slice(half, None))
-        )
-        separate = torch.cat(parts)
-        close = partial(torch.allclose, rtol=1e-3, atol=1e-6, equal_nan=True)
-        is_mean = bool((losses == losses[0]).all())  # its parts have other means, but the same mean together
-        if close(whole, losses) and not (
-            close(separate.mean(), losses.mean()) and (is_mean or close(separate, losses))
-        ):
-            shapes = " and ".join(str(tuple(values.squeeze(1).shape)) for values in (logits, targets))
-            raise ValueError(
-                "The loss function must give the loss of each row by itself, or the mean over rows, but a row gets "
-                f"another loss among other rows. It is called with tensors of shape {shapes}. For targets of shape "
-                "(n_rows,) with two classes torch.nn.functional.binary_cross_entropy_with_logits fits, for example."
+
+        def losses_of(rows: Tensor, shift: Tensor | float = 0.0) -> Tensor:
+            return self._call((logits[rows] + shift).requires_grad_(), targets[rows]).detach()
+
+        rows = torch.arange(len(logits), device=logits.device)
+        of_first = torch.zeros_like(logits[0]).index_fill_(0, rows[:1], 1.0)
+        remedy = 'With functions of PyTorch pass reduction="none" or "mean".'
+        if not (_close(losses_of(rows.repeat(2)), losses.repeat(2)) and _are_of_rows(losses_of, losses)):
+            problem = (
+                "must give the loss of each row by itself, or the mean over rows, but what it gives depends on which "
+                "other rows there are, or on how many"
             )
+        elif (
+            self.out_activation == "logistic"
+            and _close(losses_of(rows, shift=1.0), losses)
+            and not _close(losses_of(rows, shift=of_first), losses)  # else no logit matters here
+        ):
+            problem = (
+                "must be one of logistic outputs, but stays the same when all logits of a row grow alike, as for "
+                "softmax outputs"
+            )
+        else:
+            return
+        if not all(_close(losses_of(rows), losses) for _ in range(_N_REPEATS)):
+            return
+        if self.out_activation == "logistic":
+            remedy = (
+                "For two classes, and for labels, torch.nn.functional.binary_cross_entropy_with_logits fits, but "
+                f"cross_entropy does not. {remedy}"
+            )
+        called = f"It was called with {_shapes([values.squeeze(1) for values in (logits, targets)])}."
+        raise ValueError(f"The loss function {problem}. {called} {remedy}")
 
     def row_losses(self, loss_terms: Tensor, targets: Tensor) -> Tensor:
         return loss_terms
@@ -375,3 +396,33 @@ def weighted_mean(values: Tensor, sample_weight: Tensor | None, keepdim: bool = 
     if sample_weight is None:
         return values.mean(-1, keepdim=keepdim)
     return (values * sample_weight).sum(-1, keepdim=keepdim) / sample_weight.sum(-1, keepdim=keepdim)
+
+
+def _are_of_rows(losses_of: Callable[[Tensor], Tensor], losses: Tensor) -> bool:
+    """Whether losses are those of rows by themselves, or a mean over rows, as halves of the rows tell.
+
+    For a mean, of weighted rows too, the halves A and B tell that of A, A and B.
+    """
+    rows = torch.arange(len(losses), device=losses.device)
+    if len(rows) < 4:
+        return True
+    a, b = rows.tensor_split(2)
+    of_a, of_b = losses_of(a), losses_of(b)
+    if _close(torch.cat([of_a, of_b]), losses) or not (of_a.isfinite().all() and of_b.isfinite().all()):
+        return True  # or the weighted mean of rows that all have no weight
+    mean, mean_a, mean_b = losses[0], of_a[0], of_b[0]
+    share_a = ((mean - mean_b) / (mean_a - mean_b)).nan_to_num(0.5)
+    expected = mean_b + 2 * (mean - mean_b) / (1 + share_a.clamp(0, 1))
+    is_between = _close(mean.clamp(torch.minimum(mean_a, mean_b), torch.maximum(mean_a, mean_b)), mean)
+    return bool((losses == mean).all()) and is_between and _close(losses_of(torch.cat([a, a, b]))[0], expected)
+
+
+def _close(values: Tensor, expected: Tensor) -> bool:
+    """Whether they are equal up to rounding in float32."""
+    return torch.allclose(values, expected, rtol=1e-3, atol=1e-6, equal_nan=True)
+
+
+def _shapes(tensors: Sequence[Tensor]) -> str:
+    """Shapes of predictions and targets, for a message."""
+    predictions, targets = (tuple(tensor.shape) for tensor in tensors)
+    return f"predictions of shape {predictions} and targets of shape {targets}"

@@ -48,18 +48,43 @@ def _join(values: Sequence[Any]) -> Any:
     return None if values[0] is None else [item for value in values for item in value]
 
 
-def to_numpy(values: Any) -> Any:
-    """Turn a tensor of any device into an array, a sparse one into a CSR array; anything else stays as it is."""
+def to_numpy(values: Any, name: str = "A tensor") -> Any:
+    """Turn a tensor of any device into an array, a sparse matrix into a CSR array; anything else stays as it is.
+
+    Parameters
+    ----------
+    values : object
+    name : str
+        What they are, for the message.
+
+    Raises
+    ------
+    TypeError
+        If it is a tensor that numpy has no array for.
+    """
     if not isinstance(values, Tensor):
         return values
-    values = values.detach().cpu()
-    values = values.float() if values.dtype == torch.bfloat16 else values
-    if values.layout == torch.strided:
-        return values.resolve_conj().resolve_neg().numpy()
-    provoke_csr_beta_warning()
-    rows = values.to_sparse_csr()
-    parts = (part.numpy() for part in (rows.values(), rows.col_indices(), rows.crow_indices()))
-    return sp.csr_array(tuple(parts), shape=tuple(rows.shape))
+    try:
+        return _to_numpy(values.detach())
+    except (RuntimeError, TypeError) as error:
+        kind = f"{values.dtype} and {values.layout}, on the device {str(values.device)!r}"
+        raise TypeError(
+            f"{name} is a tensor of {kind}, which cannot become an array. Pass a dense one of float64."
+        ) from error
+
+
+def _to_numpy(values: Tensor) -> np.ndarray | sp.csr_array:
+    values = values.cpu()
+    if values.dtype.is_floating_point and values.dtype not in (torch.float16, torch.float32, torch.float64):
+        values = values.float()  # numpy has no bfloat16
+    if values.layout != torch.strided and values.ndim == 2:
+        provoke_csr_beta_warning()
+        is_blocked = values.layout in (torch.sparse_bsr, torch.sparse_bsc)
+        rows = (values.to_sparse() if is_blocked else values).to_sparse_csr().detach()
+        parts = (part.numpy() for part in (rows.values(), rows.col_indices(), rows.crow_indices()))
+        return sp.csr_array(tuple(parts), shape=tuple(rows.shape))
+    values = values if values.layout == torch.strided else values.to_dense()
+    return values.resolve_conj().resolve_neg().numpy()
 
 
 def as_tensor(array: np.ndarray, device: torch.device | str = "cpu") -> Tensor:

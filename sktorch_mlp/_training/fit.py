@@ -71,7 +71,7 @@ class Fit:
             batch_size if n_batches > 1 else None,
             None if can_fill_up else (self.n_rows, n_validation_rows),
             None if validation is None else self.data.is_held_out,
-            train.weights is not None and train.weights.dtype != train.rows.dtype,
+            train.sums_weights_in_order,
             train.targets.dtype,
         )
 

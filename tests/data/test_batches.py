@@ -1,12 +1,14 @@
 """Mini-batches: scikit-learn's, whatever the segments; their weights; and the order of the rows as a state."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.utils import check_random_state, gen_batches, shuffle
 
 from sktorch_mlp._data.batches import MiniBatches, SampleWeights, Shuffler, UniformWeights, _global_random_state
-from tests.data.helpers import N_ROWS, WEIGHTS, X, make_samples
+from tests.data.helpers import ALL_ROWS, N_ROWS, WEIGHTS, X, make_samples
 
 LIKE = torch.empty(0, dtype=torch.float64)
 
@@ -228,6 +230,22 @@ def test_weights_of_one_batch_of_all_rows_are_set_once():
     assert segment.is_loaded_once
     assert segment.weights.vary is False
     np.testing.assert_allclose(segment.weights.fractions[0][0], WEIGHTS / WEIGHTS.sum(), rtol=1e-14)
+
+
+def test_float32_weights_of_one_batch_are_summed_in_the_order_of_each_epoch():
+    """As scikit-learn sums them. In float64 that rounds otherwise."""
+    samples = replace(make_samples(), weights=torch.from_numpy(WEIGHTS.astype(np.float32)))
+    assert samples.sums_weights_in_order
+    assert not make_samples(weighted=True).sums_weights_in_order
+    batches, random_state, rows = MiniBatches(samples, _shufflers(samples), N_ROWS), np.random.RandomState(0), ALL_ROWS
+    totals = []
+    for _ in range(5):
+        (segment,) = batches.next_epoch()
+        rows = shuffle(rows, random_state=random_state)
+        totals.append(float(segment.weights.totals))
+        assert totals[-1] == WEIGHTS.astype(np.float32)[rows].sum()
+        np.testing.assert_allclose(segment.weights.mean(torch.ones(1, N_ROWS, dtype=torch.float64)), 1, rtol=1e-14)
+    assert len(set(totals)) > 1
 
 
 def test_segments_on_the_cpu_are_not_captured():

@@ -238,6 +238,12 @@ def test_wrong_validation_data_are_named(name):
         model.fit(X, y, **given)
 
 
+@pytest.mark.parametrize(("name", "y", "y_val"), [("y", names, NUMBERS), ("y_val", NUMBERS, names)], ids=["y", "y_val"])
+def test_numbers_of_validation_are_numbers(name, y, y_val):
+    with pytest.raises(ValueError, match=f"{name} must be numeric, but has dtype"):
+        ours("regressor").fit(X, y, X_val=X, y_val=y_val)
+
+
 def test_numbers_of_validation_have_as_many_columns():
     with pytest.raises(ValueError, match="y_val has 2 columns, but y has 1"):
         ours("regressor").fit(X, NUMBERS, X_val=X, y_val=TWO_NUMBERS)

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
 from sktorch_mlp._estimators.parameters import CONSTRAINTS, MLPParameters
-from tests.estimators.helpers import KINDS, LABELS, SMALL, TARGETS, X, ours, pair, weights_of
+from tests.estimators.helpers import KINDS, LABELS, MULTILABEL, SMALL, TARGETS, X, ours, pair, weights_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -289,6 +289,11 @@ WRONG = {
     "loss of a constant": ({"loss": lambda p, y: torch.zeros(len(p))}, ValueError, "made from the predictions"),
     "scoring": ({"scoring": "acuracy", "early_stopping": True}, ValueError, "get_scorer_names"),
     "scoring of nothing": ({"scoring": "acuracy"}, ValueError, "acuracy"),
+    "negative class_weight": ({"class_weight": {0: 1.0, 1: -2.0}}, ValueError, "class_weight.*got -2.0 for class 1"),
+    "class_weight nan": ({"class_weight": {2: np.nan}}, ValueError, "class_weight.*finite.*got nan for class 2"),
+    "class_weight inf": ({"class_weight": {0: np.inf}}, ValueError, "class_weight.*finite.*got inf for class 0"),
+    "class_weight beyond floats": ({"class_weight": {0: 10**400}}, ValueError, "class_weight.*finite.*for class 0"),
+    "class_weight None": ({"class_weight": {0: None}}, ValueError, "class_weight.*numbers.*got None for class 0"),
     "class_weight of no class": ({"class_weight": {7: 2.0}}, ValueError, "class_weight|classes"),
     "no callback": ({"callbacks": [3]}, TypeError, "callbacks must be callbacks of skorch, or pairs.*got 3.*set_callb"),
     "lbfgs, dropout": ({"solver": "lbfgs", "dropout": 0.1}, ValueError, "dropout=0.1 cannot.*Use a stochastic solver"),
@@ -311,6 +316,33 @@ def test_wrong_parameters_are_named(name):
 def test_a_quantile_is_between_0_and_1(quantile):
     with pytest.raises(InvalidParameterError, match="quantile"):
         ours("regressor", loss="quantile", quantile=quantile).fit(X, TARGETS["regressor"])
+
+
+def test_class_weights_of_labels_are_checked():
+    class_weight = [{0: 1.0, 1: 1.0}, {0: 1.0, 1: -1.0}, None]
+    for fit in (
+        lambda model: model.fit(X, MULTILABEL),
+        lambda model: model.partial_fit(X, MULTILABEL, classes=[0, 1, 2]),
+    ):
+        with pytest.raises(ValueError, match=r"class_weight.*not negative, got -1\.0 for class 1"):
+            fit(ours("classifier", class_weight=class_weight))
+
+
+@pytest.mark.parametrize("value", [2, np.float32(2), np.int8(2), np.array(2.0), torch.tensor(2.0)], ids=repr)
+def test_class_weights_may_be_any_kind_of_number(value):
+    models = [ours("classifier", class_weight={0: weight}).fit(X, LABELS) for weight in (value, 2.0)]
+    assert_array_equal(*map(weights_of, models))
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("loss", ["squared_error", "huber", functional.mse_loss], ids=str)
+def test_a_quantile_is_for_its_loss(loss, method):
+    model = ours("regressor", quantile=0.9, loss=loss)
+    with pytest.raises(
+        ValueError, match=r"quantile=0\.9 is for loss='quantile', but loss is .*Set loss='quantile', or"
+    ):
+        getattr(model, method)(X, TARGETS["regressor"])
+    getattr(model.set_params(loss="quantile"), method)(X, TARGETS["regressor"])
 
 
 def test_balanced_classes_need_all_rows():

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import sklearn
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.metrics import accuracy_score, get_scorer, log_loss, make_scorer
-from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_class_weight
@@ -21,6 +23,7 @@ from tests.estimators.by_hand import (
     NUMBERS,
     NUMBERS_X,
     PARAMS,
+    TWO_NUMBERS,
     WEIGHTS,
     X_VAL,
     Y_VAL,
@@ -202,6 +205,108 @@ def test_a_scorer_gets_weights_if_it_takes_them(takes_weights):
     assert len(seen) == N_EPOCHS
     for given in seen:
         assert_array_equal(given, weights if takes_weights else None)
+
+
+UNDEFINED = {
+    "function": (lambda estimator, X, y: np.nan if estimator.n_iter_ == 3 else 0.5, "function .* at epoch 3"),
+    "metric": (make_scorer(lambda y, predicted: np.nan), r"make_scorer\(.* at epoch 1"),
+    "name": ("roc_auc", "'roc_auc' gives nan .* at epoch 1"),
+}
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("name", UNDEFINED)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+def test_a_score_of_nan_is_an_error(name, early_stopping):
+    """roc_auc is not defined for rows of one class."""
+    scoring, message = UNDEFINED[name]
+    model, one_class = MLPTorchClassifier(**PARAMS, scoring=scoring, early_stopping=early_stopping), Y_VAL == 0
+    with pytest.raises(ValueError, match=f"scoring=.*{message}.*Choose another score, or validation rows"):
+        model.fit(X, Y > 0, X_val=X_VAL[one_class], y_val=Y_VAL[one_class] > 0)
+
+
+@pytest.mark.parametrize("value", [None, [0.5], np.ones(2)], ids=str)
+def test_a_score_is_a_number(value):
+    def scorer(estimator, X, y):
+        return value
+
+    model = MLPTorchClassifier(**PARAMS)
+    with pytest.raises(ValueError, match="scoring must return a number, got") as expected:
+        cross_val_score(model, X, Y, scoring=scorer, cv=2, error_score="raise")
+    with pytest.raises(ValueError, match="scoring must return a number, got") as raised:
+        model.set_params(scoring=scorer).fit(X, Y, **VALIDATION)
+    assert str(raised.value).partition(" (scorer=")[0] == str(expected.value).partition(" (scorer=")[0]
+
+
+@pytest.mark.parametrize("value", [1, True, np.float32(1), np.array(1.0), torch.tensor(1.0)], ids=repr)
+def test_a_score_is_any_kind_of_number(value):
+    model = MLPTorchClassifier(**PARAMS, scoring=lambda estimator, X, y: value).fit(X, Y, **VALIDATION)
+    assert model.validation_scores_ == [1.0] * N_EPOCHS
+
+
+# Targets of another scale --------------------------------------------------------------
+
+
+def transformed(**params):
+    """A regressor whose y is transformed, and y_val not."""
+    return TransformedTargetRegressor(MLPTorchRegressor(**PARAMS, **params), transformer=StandardScaler())
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_targets_of_validation_that_are_not_transformed_are_noticed(early_stopping):
+    y = 50 * NUMBERS + 150
+    model, n_train = transformed(early_stopping=early_stopping), 60
+    X_val, y_val = NUMBERS_X[n_train:], y[n_train:]
+    message = (
+        r"Most of y_val is far outside of the range of y: it is in \[.*TransformedTargetRegressor.*y_val transformed"
+    )
+    with pytest.warns(UserWarning, match=message):
+        model.fit(NUMBERS_X[:n_train], y[:n_train], X_val=X_val, y_val=y_val)
+    scaler = StandardScaler().fit(y[:n_train, np.newaxis])
+    model.fit(NUMBERS_X[:n_train], y[:n_train], X_val=X_val, y_val=scaler.transform(y_val[:, np.newaxis])[:, 0])
+    transformed(early_stopping=True).fit(NUMBERS_X, y)  # the other way out
+
+
+SECOND = np.array([0, 1000])
+FAR = {
+    "one column": (NUMBERS, NUMBERS + 100),
+    "below": (NUMBERS, NUMBERS - 100),
+    "one column of two": (TWO_NUMBERS, TWO_NUMBERS + SECOND),
+    "a column in the range of another": (TWO_NUMBERS + SECOND, TWO_NUMBERS + 1000),
+    "sparse": (sp.csr_array(TWO_NUMBERS), sp.csr_array(100 + TWO_NUMBERS)),
+    "integers": (np.arange(N_ROWS, dtype=np.uint8), np.full(N_ROWS, 255, dtype=np.uint8)),
+    "just so far": (np.linspace(0, 1, N_ROWS), np.full(N_ROWS, 2.001)),
+}
+NEAR = {
+    "the same": (NUMBERS, NUMBERS),
+    "wider": (NUMBERS, 2 * NUMBERS),
+    "a few outliers": (NUMBERS, np.where(np.arange(N_ROWS) % 3 == 0, 1e6, NUMBERS)),
+    "a constant": (np.ones(N_ROWS), np.full(N_ROWS, 2.0)),
+    "sparse": (sp.csr_array(TWO_NUMBERS), sp.csr_array(TWO_NUMBERS)),
+    "booleans": (NUMBERS > 0, NUMBERS > 1),
+    "integers": (np.tile([-128, 127], 45).astype(np.int8), np.full(N_ROWS, 127, dtype=np.int8)),
+    "just not so far": (np.linspace(0, 1, N_ROWS), np.full(N_ROWS, 1.999)),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_targets_of_validation_far_from_those_of_training(name):
+    y, y_val = FAR[name]
+    with pytest.warns(UserWarning, match="Most of y_val is far outside of the range of y"):
+        MLPTorchRegressor(**PARAMS).fit(NUMBERS_X, y, X_val=NUMBERS_X, y_val=y_val)
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_targets_of_validation_near_those_of_training(name):
+    y, y_val = NEAR[name]
+    MLPTorchRegressor(**PARAMS).fit(NUMBERS_X, y, X_val=NUMBERS_X, y_val=y_val)  # a warning would be an error
+
+
+def test_targets_of_a_part_of_the_data_say_nothing_of_their_range():
+    first = np.argsort(NUMBERS)[:3]
+    MLPTorchRegressor(**PARAMS | {"batch_size": 3}).partial_fit(
+        NUMBERS_X[first], NUMBERS[first], X_val=NUMBERS_X, y_val=NUMBERS
+    )
 
 
 # Class weights -------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Our own callbacks: a time limit, the best epoch, live metrics."""
 
 import copy
+import gzip
 import io
+import os
 import pickle
 import sys
 from datetime import UTC, datetime, timedelta
@@ -10,6 +12,7 @@ from types import SimpleNamespace
 import joblib
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from sklearn.datasets import load_iris
 from sklearn.metrics import log_loss
@@ -72,6 +75,63 @@ def test_best_snapshot_in_a_stack_is_that_of_a_fit():
 def test_best_snapshot_without_validation_says_what_to_do():
     with pytest.raises(ValueError, match=r"'validation_loss'.*Pass X_val"):
         classifier().set_callbacks(BestSnapshot()).fit(X, Y)
+
+
+@pytest.mark.parametrize("validates", [False, True], ids=["", "validation rows"])
+def test_best_snapshot_of_nothing_names_what_there_is(validates):
+    given = {"X_val": X_VAL, "y_val": Y_VAL} if validates else {}
+    known = "'epoch', 'learning_rate', 'loss', 'seconds'" + ", 'validation_loss', 'validation_score'" * validates
+    with pytest.raises(ValueError, match=rf"monitors 'val_loss', but an epoch has \[{known}\]\. Monitor one of these"):
+        classifier().set_callbacks(BestSnapshot("val_loss")).fit(X_TRAIN, Y_TRAIN, **given)
+
+
+class Brittle:
+    """An activation that can be pickled a few times."""
+
+    def __init__(self, n_times):
+        self.n_times = n_times
+
+    def __call__(self, units):
+        return torch.tanh(units)
+
+    def __reduce__(self):
+        self.n_times -= 1
+        if self.n_times < 0:
+            raise OSError("No space left on device")
+        return Brittle, (self.n_times,)
+
+
+def test_a_failing_write_keeps_the_best_before(tmp_path):
+    path = tmp_path / "best.joblib"
+    model = classifier(activation=Brittle(2)).set_callbacks(BestSnapshot("loss", path=path))
+    with pytest.raises(OSError, match="No space left"):
+        model.fit(X, Y)
+    assert os.listdir(tmp_path) == ["best.joblib"]
+    expected = classifier(activation=torch.tanh, max_iter=2).fit(X, Y)
+    np.testing.assert_allclose(joblib.load(path).predict_proba(X), expected.predict_proba(X), rtol=1e-12)
+
+
+def test_a_path_that_is_a_folder_is_an_error_and_stays_empty(tmp_path):
+    folder = tmp_path / "best.joblib"
+    folder.mkdir()
+    with pytest.raises(OSError, match=r"best\.joblib"):
+        classifier().set_callbacks(BestSnapshot("loss", path=folder)).fit(X, Y)
+    assert os.listdir(tmp_path) == ["best.joblib"]
+    assert os.listdir(folder) == []
+
+
+def test_a_snapshot_is_written_as_joblib_writes_to_its_path(tmp_path):
+    """Compressed by the name, readable by whom the system lets, through a link, in place of what was there."""
+    (tmp_path / "link.joblib.gz").symlink_to(tmp_path / "best.joblib.gz")
+    (tmp_path / "best.joblib.gz").write_text("before")
+    best = BestSnapshot("loss", path=str(tmp_path / "link.joblib.gz"))
+    classifier().set_callbacks(best).fit(X, Y)
+    assert (tmp_path / "link.joblib.gz").is_symlink()
+    joblib.dump(best.best_estimator_, tmp_path / "expected.joblib.gz")
+    assert sorted(os.listdir(tmp_path)) == ["best.joblib.gz", "expected.joblib.gz", "link.joblib.gz"]
+    written, expected = tmp_path / "best.joblib.gz", tmp_path / "expected.joblib.gz"
+    assert gzip.decompress(written.read_bytes()) == gzip.decompress(expected.read_bytes())
+    assert written.stat().st_mode == expected.stat().st_mode
 
 
 def test_live_metrics():

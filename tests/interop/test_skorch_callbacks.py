@@ -214,6 +214,35 @@ def test_early_stopping_stops(capsys):
     assert log_loss(Y_VAL, model.predict_proba(X_VAL)) == pytest.approx(min(losses))
 
 
+def test_early_stopping_without_validation_says_what_to_do():
+    for stop in (skorch_callbacks.EarlyStopping(), skorch_callbacks.EarlyStopping(load_best=True)):
+        message = (
+            r"'valid_loss' was not found.*can monitor \[.*'train_loss'.*pass X_val and y_val, or set early_stopping"
+        )
+        with pytest.raises(ValueError, match=message):
+            classifier(callbacks=[stop]).fit(X, Y)
+    stop = skorch_callbacks.EarlyStopping(monitor="train_loss")
+    assert classifier(callbacks=[stop]).fit(X, Y).n_iter_ == 6
+
+
+@pytest.mark.parametrize("name", ["val_loss", "validation_loss"])
+def test_a_wrong_name_to_monitor_is_answered_with_the_right_ones(name):
+    message = f"'{name}' was not found.*can monitor .*'train_loss', 'train_loss_best', 'valid_loss', .*'valid_score'"
+    model = classifier(callbacks=[skorch_callbacks.EarlyStopping(monitor=name)])
+    with pytest.raises(ValueError, match=message) as raised:
+        model.fit(X_TRAIN, Y_TRAIN, X_val=X_VAL, y_val=Y_VAL)
+    assert "pass X_val" not in str(raised.value)
+
+
+def test_a_key_error_of_a_callback_itself_is_left_alone():
+    class Wrong(skorch_callbacks.Callback):
+        def on_epoch_end(self, net, **kwargs):
+            raise KeyError("valid_of_mine")
+
+    with pytest.raises(KeyError, match="valid_of_mine"):
+        classifier(callbacks=[Wrong()]).fit(X, Y)
+
+
 def test_frozen_parameters_stay():
     model = classifier(callbacks=[skorch_callbacks.Freezer("0.*")], alpha=1.0).fit(X, Y)
     untrained = classifier(max_iter=1, learning_rate_init=1e-300).fit(X, Y)
