@@ -21,7 +21,7 @@ import torch
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.loop import train
 from sktorch_mlp._training.stacks import fits_trained_by, split_into_stacks
-from sktorch_mlp._training.threads import OneThread
+from sktorch_mlp._training.threads import OneThread, available_threads
 
 #: Bytes of data that pending fits may hold before they are trained without waiting for more.
 _MAX_PENDING_BYTES = 2**30
@@ -66,7 +66,7 @@ class FitBatcher:
 
     def __init__(self, max_pending_bytes: int = _MAX_PENDING_BYTES, max_stack_bytes: int | None = None) -> None:
         self._max_pending_bytes, self._max_stack_bytes = max_pending_bytes, max_stack_bytes
-        self._n_trainers = min(torch.get_num_threads(), _MAX_TRAINERS)
+        self._n_trainers = min(available_threads(), _MAX_TRAINERS)
         self._lock = threading.Lock()  # for all that follows
         self._pools: list[TaskPool] = []
         self._pending: list[PendingFit] = []
