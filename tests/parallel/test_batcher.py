@@ -108,7 +108,7 @@ def test_as_many_tasks_as_trainers_work_at_a_time_and_none_during_training():
         with lock:
             at_work[0] += 1
             most[0] = max(most[0], at_work[0])
-        time.sleep(0.005)
+        time.sleep(0.02)
         with lock:
             at_work[0] -= 1
 
