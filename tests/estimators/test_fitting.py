@@ -59,7 +59,8 @@ def test_early_stopping_that_diverges_keeps_the_best_epoch_before():
     def diverges(logits, y):
         n_calls[0] += 1
         loss = torch.nn.functional.cross_entropy(logits, y, reduction="none")
-        return loss * math.nan if n_calls[0] > 4 * 3 else loss  # 3 batches an epoch, and one of validation
+        # 3 batches an epoch, and one of validation; 3 calls check the function
+        return loss * math.nan if n_calls[0] > 4 * 3 + 3 else loss
 
     n_calls = [0]
     expected = ours("classifier", early_stopping=True, max_iter=3, learning_rate_init=0.01).fit(X, LABELS)
@@ -139,7 +140,7 @@ def test_an_epoch_that_fails_leaves_rates_and_random_streams_as_they_were():
         return torch.nn.functional.cross_entropy(logits, y, reduction="none")
 
     def fails_once(logits, y):
-        if next(n_calls) == 4:
+        if next(n_calls) == 10:  # 3 batches and 3 checks an epoch, the latter after the first batch
             raise RuntimeError("the second batch of the second epoch")
         return cross_entropy(logits, y)
 
