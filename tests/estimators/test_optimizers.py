@@ -118,6 +118,8 @@ def rates_of(model):
     return [record["learning_rate"] for record in model.history_]
 
 
+# PyTorch before 2.7 warns of its own call.
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")
 def test_cosine_with_a_rise_is_linear_then_cosine():
     """PyTorch's rise is by the epoch where ours is by the batch: they agree with one batch an epoch."""
     n_epochs, n_rise = 10, 4
