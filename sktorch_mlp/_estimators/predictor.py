@@ -18,10 +18,10 @@ from sktorch_mlp._training.threads import OneThread, available_threads
 from .blocks import compute_blocks
 
 #: Rows predicted at a time: enough to keep the products busy, few enough to stay in cache.
-BLOCK_ROWS, _MIN_BLOCK_ROWS = 2048, 64
+BLOCK_ROWS, _MIN_BLOCK_ROWS = 2048, 256
 
 #: Multiply-adds from which a prediction is divided into blocks for several threads, and into how many at least.
-_LARGE, _N_BLOCKS = 16_000_000, 8
+_LARGE, _N_BLOCKS = 50_000_000, 8
 
 
 class Predictor:

@@ -61,7 +61,7 @@ def addmm(summand: Tensor, a: Tensor, b: Tensor, *, bfloat16: bool = False) -> T
     """Return ``a @ b + summand`` as a new tensor; see `bind_mm`."""
     if bfloat16:
         return torch.matmul(a.bfloat16(), b.bfloat16()) + summand
-    if _adds_by_numpy(a, b):
+    if 1 < b.shape[-1] <= NARROW and _adds_by_numpy(a, b):
         with quiet_numpy():
             return torch.from_numpy(np.matmul(a.numpy(), b.numpy())).add_(summand)
     return (torch.addmm if a.ndim == 2 else torch.baddbmm)(summand, a, b)

@@ -8,7 +8,6 @@ quicker. Its result has the same bits on any number of threads, which is tried o
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Multiply-adds that keep one thread busy for some 20 µs.
-_OPERATIONS_PER_THREAD = 1_000_000
+#: Multiply-adds that keep one thread busy for some 40 µs.
+_OPERATIONS_PER_THREAD = 2_000_000
 
 #: Rows and columns from which a product may be shared. Narrower ones are divided along the axis that is summed
 #: over, or not, depending on where their memory begins.
 _WIDE = 32
+
+#: Time of a multiply-add on one thread of a slow processor.
+_SECONDS_PER_OPERATION = 1e-10
+
+#: How many times longer several threads take than one where they are in each other's way.
+_COLLAPSE = 3.0
 
 #: Share of the time that goes into trying the slower number of threads again, at most.
 _TRIED_AGAIN = 0.05
@@ -68,13 +73,16 @@ class _TimedCall:
     ----------
     call : callable
     n_threads : int
+    n_operations : int
+        Multiply-adds, from which follows the time that one thread takes at most on an idle machine.
     """
 
-    def __init__(self, call: Callable[..., Any], n_threads: int) -> None:
+    def __init__(self, call: Callable[..., Any], n_threads: int, n_operations: int) -> None:
         self._call, self._n_threads = call, n_threads
-        self._seconds = [math.inf, math.inf]  # on one thread, on several
-        self._is_shared = False  # whether several were quicker
-        self._try_other = math.inf  # when to try the other
+        self._expected = n_operations * _SECONDS_PER_OPERATION
+        self._seconds = [self._expected] * 2  # on one thread, on several
+        self._is_shared = True  # whether several were quicker
+        self._try_other = time.perf_counter() + self._expected / _TRIED_AGAIN  # when to try the other
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
@@ -94,28 +102,28 @@ class _TimedCall:
         return result
 
     def _learn(self, share: bool, is_trial: bool, seconds: float, began: float) -> None:
-        is_first = self._seconds[share] == math.inf
-        self._seconds[share] = seconds if is_trial or is_first else (self._seconds[share] + seconds) / 2
+        before = self._seconds[share]
+        self._seconds[share] = seconds if is_trial or before == self._expected else (before + seconds) / 2
         self._is_shared = self._seconds[True] < self._seconds[False]
-        wait = seconds / _TRIED_AGAIN
-        if share and not self._is_shared:
-            _contention.ends = max(_contention.ends, began + wait)
-        if is_trial or is_first:
-            self._try_other = began if self._seconds[True] == math.inf else began + wait
+        if share and seconds > _COLLAPSE * self._seconds[False]:
+            _contention.ends = max(_contention.ends, began + seconds / _TRIED_AGAIN)
+        if is_trial:
+            self._try_other = began + seconds / _TRIED_AGAIN
 
 
 def share_elementwise(call: Callable[..., Any], n_operations: int) -> Callable[..., Any]:
     """Let an elementwise call use more threads, if it is large. No number of threads changes its bits."""
     n_threads = _n_threads(n_operations)
-    return call if n_threads == 1 else _TimedCall(call, n_threads)
+    return call if n_threads == 1 else _TimedCall(call, n_threads, n_operations)
 
 
 def share_product(call: Callable[[], Any], a: Tensor, b: Tensor) -> Callable[[], Any]:
     """Let a call that multiplies two matrices use more threads, if it is large and its bits stay the same."""
-    n_threads = _n_threads(a.numel() * b.shape[-1])
+    n_operations = a.numel() * b.shape[-1]
+    n_threads = _n_threads(n_operations)
     if n_threads > 1 and min(*a.shape[-2:], b.shape[-1]) >= _WIDE:
         n_threads = _n_invariant(_layout(a), _layout(b), a.dtype, n_threads)
-        return call if n_threads == 1 else _TimedCall(call, n_threads)
+        return call if n_threads == 1 else _TimedCall(call, n_threads, n_operations)
     return call
 
 

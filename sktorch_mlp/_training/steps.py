@@ -14,11 +14,15 @@ from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.matmul import quiet_numpy
 from sktorch_mlp._nn.network import StackedMLP
 from sktorch_mlp._nn.tensors import squeeze_stack
+from sktorch_mlp._nn.threads import share_elementwise
 
 from .cuda_graphs import CapturedFunction
 from .observers import BatchHooks
 from .optimizers import Optimizer, Scalar, Step, add_scaled_
 from .progress import TrainingOptions
+
+#: Multiply-adds of a product that take as long as the penalty's gradient of one coefficient.
+_OPERATIONS_PER_COEF = 32
 
 
 class Penalty:
@@ -38,6 +42,7 @@ class Penalty:
         self._coefs, self._coef_grads = squeeze_stack(flat[:, coefs]), squeeze_stack(network.grad[:, coefs])
         self._alphas = flat.new_tensor([option.alpha for option in options])
         self.is_zero = not self._alphas.any()
+        self._add_scaled_ = share_elementwise(add_scaled_, _OPERATIONS_PER_COEF * self._coefs.numel())
         self._weights = segment.weights
         # (n_batches[, n_networks]) each
         self._square_norms, self._decays, self._fractions = (
@@ -62,7 +67,7 @@ class Penalty:
     def add_gradient(self, decay: Scalar, square_norm: Tensor) -> None:
         """Add the penalty of a mini-batch to the gradient, and save the square norm of the coefficients."""
         torch.linalg.vecdot(self._coefs, self._coefs, out=square_norm)
-        add_scaled_(self._coef_grads, self._coefs, decay)
+        self._add_scaled_(self._coef_grads, self._coefs, decay)
 
     def mean(self) -> Tensor:
         """Share of the penalty in the loss of the epoch, 0-d or (n_networks,), from the norms saved."""

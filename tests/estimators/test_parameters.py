@@ -335,7 +335,9 @@ def test_class_weights_may_be_any_kind_of_number(value):
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
-@pytest.mark.parametrize("loss", ["squared_error", "huber", functional.mse_loss], ids=["squared_error", "huber", "function"])
+@pytest.mark.parametrize(
+    "loss", ["squared_error", "huber", functional.mse_loss], ids=["squared_error", "huber", "function"]
+)
 def test_a_quantile_is_for_its_loss(loss, method):
     model = ours("regressor", quantile=0.9, loss=loss)
     with pytest.raises(
