@@ -75,20 +75,29 @@ class _TimedCall:
     n_threads : int
     n_operations : int
         Multiply-adds, from which follows the time that one thread takes at most on an idle machine.
+    contention : _Contention, default=that of the process
+    clock : callable, default=time.perf_counter
     """
 
-    def __init__(self, call: Callable[..., Any], n_threads: int, n_operations: int) -> None:
-        self._call, self._n_threads = call, n_threads
+    def __init__(
+        self,
+        call: Callable[..., Any],
+        n_threads: int,
+        n_operations: int,
+        contention: _Contention = _contention,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._call, self._n_threads, self._contention, self._clock = call, n_threads, contention, clock
         self._expected = n_operations * _SECONDS_PER_OPERATION
         self._seconds = [self._expected] * 2  # on one thread, on several
         self._is_shared = True  # whether several were quicker
-        self._try_other = time.perf_counter() + self._expected / _TRIED_AGAIN  # when to try the other
+        self._try_other = clock() + self._expected / _TRIED_AGAIN  # when to try the other
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        began = time.perf_counter()
+        began = self._clock()
         is_trial = began >= self._try_other
         share = self._is_shared != is_trial
-        if share and began < _contention.ends:
+        if share and began < self._contention.ends:
             share = is_trial = False
         if share:
             torch.set_num_threads(self._n_threads)
@@ -98,7 +107,7 @@ class _TimedCall:
                 torch.set_num_threads(1)
         else:
             result = self._call(*args, **kwargs)
-        self._learn(share, is_trial, time.perf_counter() - began, began)
+        self._learn(share, is_trial, self._clock() - began, began)
         return result
 
     def _learn(self, share: bool, is_trial: bool, seconds: float, began: float) -> None:
@@ -106,7 +115,7 @@ class _TimedCall:
         self._seconds[share] = seconds if is_trial or before == self._expected else (before + seconds) / 2
         self._is_shared = self._seconds[True] < self._seconds[False]
         if share and seconds > _COLLAPSE * self._seconds[False]:
-            _contention.ends = max(_contention.ends, began + seconds / _TRIED_AGAIN)
+            self._contention.ends = max(self._contention.ends, began + seconds / _TRIED_AGAIN)
         if is_trial:
             self._try_other = began + seconds / _TRIED_AGAIN
 

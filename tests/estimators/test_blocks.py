@@ -39,7 +39,7 @@ def test_a_helper_that_is_late_is_not_waited_for():
         return torch.tensor(block)
 
     assert _compute(compute, 12, 2) == [(block, block) for block in range(12)]
-    assert len(by_helpers) == 1
+    assert len(by_helpers) <= 1  # none where this thread was quicker
     release.set()
 
 

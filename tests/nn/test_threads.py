@@ -1,11 +1,9 @@
 """Large calls on one thread or on several: the same bits, and whichever is quicker."""
 
-import time
-
 import pytest
 import torch
 
-from sktorch_mlp._nn.threads import _TimedCall, share_elementwise, share_product, threads_for_large_calls
+from sktorch_mlp._nn.threads import _Contention, _TimedCall, share_elementwise, share_product, threads_for_large_calls
 
 pytestmark = pytest.mark.usefixtures("two_torch_threads")
 
@@ -15,74 +13,80 @@ def on_one_thread(two_torch_threads):
     torch.set_num_threads(1)
 
 
-def _work(seconds_on_one, seconds_on_two, threads_seen):
-    def work():
+class Simulation:
+    """Calls that should take a millisecond on one thread, and take what they are told; nothing waits for it."""
+
+    def __init__(self, **seconds):
+        self.seconds = seconds
+        self.now = 0.0
+        self.contention = _Contention()
+        self.seen = []
+
+    def make_call(self):
+        return _TimedCall(self._work, 2, 10**7, self.contention, lambda: self.now)
+
+    def _work(self):
         n_threads = torch.get_num_threads()
-        threads_seen.append(n_threads)
-        time.sleep((seconds_on_one, seconds_on_two)[n_threads - 1])
+        self.seen.append(n_threads)
+        self.now += self.seconds["on_one" if n_threads == 1 else "on_two"]
         return n_threads
-
-    return work
-
-
-def _shared(call, n_operations=10**7):
-    """A call that one thread should do in a millisecond, or in as many as given."""
-    with threads_for_large_calls(2):
-        return share_elementwise(call, n_operations)
 
 
 def test_calls_take_the_threads_that_are_quicker():
-    seen = []
-    call = _shared(_work(0.04, 0.001, seen), 10**8)
-    time.sleep(0.2)
-    for _ in range(20):
-        call()
-    assert seen.count(1) == 1  # both are tried
+    simulation = Simulation(on_one=0.0008, on_two=0.0005)
+    call = simulation.make_call()
+    assert [call() for _ in range(1000)] == simulation.seen
+    assert 0 < 0.0008 * simulation.seen.count(1) / simulation.now <= 0.05  # one is tried now and then
     assert torch.get_num_threads() == 1
 
 
 def test_calls_for_which_threads_are_slower_take_one():
-    seen = []
-    call = _shared(_work(0.001, 0.03, seen))
-    for _ in range(30):
+    simulation = Simulation(on_one=0.0005, on_two=0.0011)
+    call = simulation.make_call()
+    for _ in range(1000):
         call()
-    assert seen.count(2) == 1  # tried once: another trial would cost more than a twentieth of the time
-    other = []
-    call = _shared(_work(0.001, 0.03, other))
-    for _ in range(5):
-        call()
-    assert set(other) == {1}  # what one call has found out holds for all
+    assert 0 < 0.0011 * simulation.seen.count(2) / simulation.now <= 0.055
 
 
-def test_threads_are_tried_again():
-    seconds = {1: 0.001, 2: 0.004}
-    seen = []
+def test_where_threads_collapse_no_call_tries_them_for_a_while():
+    simulation = Simulation(on_one=0.0005, on_two=0.05)
+    calls = [simulation.make_call() for _ in range(5)]
+    while simulation.now < 0.95:
+        for call in calls:
+            call()
+    assert simulation.seen.count(2) == 1
+    while simulation.now < 30:
+        for call in calls:
+            call()
+    assert 0.05 * simulation.seen.count(2) / simulation.now < 0.06  # all calls together
 
-    def work():
-        n_threads = torch.get_num_threads()
-        seen.append(n_threads)
-        time.sleep(seconds[n_threads])
+    simulation.seconds["on_two"] = 0.0002  # the other programs are gone
+    end = simulation.now + 2
+    while simulation.now < end:
+        for call in calls:
+            call()
+    assert simulation.seen[-500:].count(2) > 400
 
-    call = _shared(work)
-    time.sleep(1)  # what another test has found out is forgotten
-    for _ in range(4):
+
+def test_threads_that_collapse_in_between_are_left():
+    simulation = Simulation(on_one=0.0005, on_two=0.0003)
+    call = simulation.make_call()
+    for _ in range(100):
         call()
-    seconds[2] = 0.0001  # the other programs are gone
-    time.sleep(0.2)
-    for _ in range(5):
+    simulation.seconds["on_two"] = 0.05
+    simulation.seen.clear()
+    for _ in range(100):
         call()
-    assert seen[-1] == 2
+    assert simulation.seen.count(2) <= 2
 
 
 def test_the_setting_comes_back_after_an_error():
     def fail():
-        if torch.get_num_threads() == 2:
-            raise ZeroDivisionError
+        assert torch.get_num_threads() == 2
+        raise ZeroDivisionError
 
-    time.sleep(1)
-    call = _shared(fail)
     with pytest.raises(ZeroDivisionError):
-        call()
+        _TimedCall(fail, 2, 10**7, _Contention())()
     assert torch.get_num_threads() == 1
 
 
