@@ -32,7 +32,7 @@ _SECONDS_PER_OPERATION = 1e-10
 _COLLAPSE = 3.0
 
 #: Share of the time that goes into trying the slower number of threads again, at most.
-_TRIED_AGAIN = 0.05
+_TRIED_AGAIN = 0.02
 
 _local = threading.local()  # .n_threads: how many large calls of this thread may use
 

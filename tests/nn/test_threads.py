@@ -61,7 +61,7 @@ def test_where_threads_collapse_no_call_tries_them_for_a_while():
     assert 0.05 * simulation.seen.count(2) / simulation.now < 0.06  # all calls together
 
     simulation.seconds["on_two"] = 0.0002  # the other programs are gone
-    end = simulation.now + 2
+    end = simulation.now + 6
     while simulation.now < end:
         for call in calls:
             call()
