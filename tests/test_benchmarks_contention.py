@@ -46,6 +46,7 @@ def _no_quota(monkeypatch):
     monkeypatch.setitem(states.STATES, "quota", no_quota)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_quota")
 def test_contention(tmp_path, capsys):
     path = tmp_path / "contention.json"
@@ -210,6 +211,7 @@ def test_one_core_is_that_of_the_worker():
     assert os.sched_getaffinity(0) == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(N_CORES == 1, reason="needs two cores that a process can be bound to")
 def test_all_calls_are_made_on_one_core(monkeypatch):
     cores = {}
