@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -26,19 +25,24 @@ class _Helpers:
         with self._lock:
             self._n_callers += 1
             n_helpers = min(n_threads - self._n_callers, blocks.n_blocks - 1)
-            if n_helpers > self._n_threads:
-                self._n_threads = n_helpers
-                self._executor = ThreadPoolExecutor(n_helpers, thread_name_prefix="prediction")
-            executor = self._executor
         try:
-            if executor is not None:
-                for _ in range(n_helpers):
-                    executor.submit(blocks.work)
+            if n_helpers > 0:
+                self._ask(n_helpers, blocks)
             blocks.work()
             blocks.finish()
         finally:
             with self._lock:
                 self._n_callers -= 1
+
+    def _ask(self, n_helpers: int, blocks: _Blocks) -> None:
+        with self._lock:
+            try:
+                if self._executor is None or n_helpers > self._n_threads:
+                    self._executor, self._n_threads = ThreadPoolExecutor(n_helpers, "prediction"), n_helpers
+                for _ in range(n_helpers):
+                    self._executor.submit(blocks.work)
+            except RuntimeError:  # no thread can be started, so the caller goes on alone
+                self._executor, self._n_threads = None, 0
 
 
 class _Blocks:
@@ -64,7 +68,8 @@ class _Blocks:
         """Wait for helpers as long as a block takes; then compute what they still have in hand."""
         with self._changed:
             self._changed.wait_for(lambda: not self._unfinished, timeout=self._seconds)
-        for block in sorted(self._unfinished):
+            late = sorted(self._unfinished)
+        for block in late:
             self._finish_block(block)
 
     def _finish_block(self, block: int) -> None:
@@ -81,19 +86,12 @@ class _Blocks:
 _helpers = _Helpers()
 
 
-def _after_fork() -> None:
-    global _helpers
-    _helpers = _Helpers()  # the threads of the parent are not here
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
 def compute_blocks(
     compute: Callable[[int], Tensor], store: Callable[[int, Tensor], None], n_blocks: int, n_threads: int
 ) -> None:
     """Compute blocks and store each once, on up to so many threads.
+
+    One thread takes no lock and needs no helper: so it is in a forked process, where those of the parent are not.
 
     Parameters
     ----------
@@ -103,4 +101,8 @@ def compute_blocks(
         ``store(block, result)``, one call at a time; not after this function has returned.
     n_blocks, n_threads : int
     """
-    _helpers.run(_Blocks(compute, store, n_blocks), n_threads)
+    if n_threads == 1:
+        for block in range(n_blocks):
+            store(block, compute(block))
+    else:
+        _helpers.run(_Blocks(compute, store, n_blocks), n_threads)

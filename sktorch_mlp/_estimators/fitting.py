@@ -146,6 +146,7 @@ def run_lbfgs(params: MLPParameters, fit: Fit) -> tuple[int, float, Warnings]:
     ------
     DivergenceError
     """
+    # scipy works on vectors of all parameters between steps, however small those are.
     with training_threads(fit.network.n_coefs * fit.n_rows, fit.options.max_iter), single_threaded_blas():
         result = train_lbfgs(fit)
     if not (math.isfinite(result.fun) or result.interrupted) or not _all_finite(fit.network.flat):

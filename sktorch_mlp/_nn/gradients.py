@@ -76,11 +76,11 @@ class ForwardPass:
     def __call__(self, batch: Batch) -> Tensor:
         """Outputs of shape ([n_networks,] n_outputs, n_rows); a buffer, valid until the next call."""
         batch.affine(self.coefs[0], self._intercepts[0], self.outputs[0])
-        for function, units, multiply in self._deeper:
+        for function, units, write_output in self._deeper:
             result = function(units)
             if result is not units:
                 units.copy_(result)
-            multiply()
+            write_output()
         return self._activate_outputs_(self.outputs[-1])
 
 
@@ -115,7 +115,7 @@ class Gradient:
         bfloat16 = network.spec.bfloat16
         outputs = self._forward.outputs
         self._deeper = []
-        delta = outputs[-1]
+        delta = outputs[-1]  # output activation and derivative of the loss are written over the outputs
         for layer in range(len(outputs) - 1, 0, -1):
             units, coef = outputs[layer - 1], self._forward.coefs[layer]
             below = torch.empty_like(units)  # the delta of the layer below

@@ -43,8 +43,8 @@ class DenseBatch:
         self.rows, self._rows_t = rows, rows.mT
         self._bfloat16 = rows.dtype == torch.bfloat16
         # The tensors of the last call, and its product, which the next call with the same ones takes.
-        self._affine_of: tuple[Tensor, ...] = ()
-        self._coef_grad_of: tuple[Tensor, ...] = ()
+        self._affine_of: tuple[Tensor | None, ...] = (None,) * 3
+        self._coef_grad_of: tuple[Tensor | None, ...] = (None,) * 2
         self._write_affine: BoundProduct
         self._write_coef_grad: BoundProduct
 
@@ -52,7 +52,8 @@ class DenseBatch:
         """Return ``coef @ X.T + intercept``."""
         if out is None:
             return addmm(intercept, coef, self._rows_t, bfloat16=self._bfloat16)
-        if not _are_same(self._affine_of, (coef, intercept, out)):
+        last_coef, last_intercept, last_out = self._affine_of
+        if coef is not last_coef or intercept is not last_intercept or out is not last_out:
             self._affine_of = coef, intercept, out
             self._write_affine = bind_addmm(intercept, coef, self._rows_t, out, bfloat16=self._bfloat16)
         self._write_affine()
@@ -60,7 +61,8 @@ class DenseBatch:
 
     def coef_grad(self, delta: Tensor, out: Tensor) -> None:
         """Write ``delta @ X`` to `out`."""
-        if not _are_same(self._coef_grad_of, (delta, out)):
+        last_delta, last_out = self._coef_grad_of
+        if delta is not last_delta or out is not last_out:
             self._coef_grad_of = delta, out
             self._write_coef_grad = bind_mm(delta, self.rows, out, bfloat16=self._bfloat16)
         self._write_coef_grad()
@@ -126,8 +128,3 @@ class SparseRows:
         provoke_csr_beta_warning()
         indptr, indices, data = (as_tensor(part, self._device) for part in (rows.indptr, rows.indices, rows.data))
         return torch.sparse_csr_tensor(indptr, indices, data, rows.shape, device=self._device)
-
-
-def _are_same(tensors: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> bool:
-    """Whether these are the same objects, in the same order."""
-    return tuple(map(id, tensors)) == tuple(map(id, others))

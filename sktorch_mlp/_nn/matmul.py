@@ -24,7 +24,7 @@ BoundProduct = Callable[[], object]
 _SMALL = 1_000_000
 
 #: Rows or outputs up to which it is so where a summand is added, which PyTorch does in the same call.
-NARROW = 16
+_NARROW = 16
 
 
 def quiet_numpy() -> np.errstate:
@@ -61,14 +61,15 @@ def addmm(summand: Tensor, a: Tensor, b: Tensor, *, bfloat16: bool = False) -> T
     """Return ``a @ b + summand`` as a new tensor; see `bind_mm`."""
     if bfloat16:
         return torch.matmul(a.bfloat16(), b.bfloat16()) + summand
-    if 1 < b.shape[-1] <= NARROW and _adds_by_numpy(a, b):
+    # A single row is a product of a matrix and a vector, which PyTorch adds up in the same call, as quickly.
+    if 1 < b.shape[-1] <= _NARROW and _adds_by_numpy(a, b):
         with quiet_numpy():
             return torch.from_numpy(np.matmul(a.numpy(), b.numpy())).add_(summand)
     return (torch.addmm if a.ndim == 2 else torch.baddbmm)(summand, a, b)
 
 
 def _adds_by_numpy(a: Tensor, b: Tensor) -> bool:
-    is_narrow = min(a.shape[-2], b.shape[-1]) <= NARROW
+    is_narrow = min(a.shape[-2], b.shape[-1]) <= _NARROW
     return is_narrow and a.device.type == "cpu" and _n_operations(a, b) <= _SMALL
 
 

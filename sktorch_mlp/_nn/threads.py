@@ -88,10 +88,10 @@ class _TimedCall:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._call, self._n_threads, self._contention, self._clock = call, n_threads, contention, clock
-        self._expected = n_operations * _SECONDS_PER_OPERATION
-        self._seconds = [self._expected] * 2  # on one thread, on several
+        expected = n_operations * _SECONDS_PER_OPERATION
+        self._seconds = [expected, expected]  # on one thread, on several
         self._is_shared = True  # whether several were quicker
-        self._try_other = clock() + self._expected / _TRIED_AGAIN  # when to try the other
+        self._try_other = clock() + expected / _TRIED_AGAIN  # when to try the other
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         began = self._clock()
@@ -111,8 +111,7 @@ class _TimedCall:
         return result
 
     def _learn(self, share: bool, is_trial: bool, seconds: float, began: float) -> None:
-        before = self._seconds[share]
-        self._seconds[share] = seconds if is_trial or before == self._expected else (before + seconds) / 2
+        self._seconds[share] = seconds if is_trial else min(seconds, (self._seconds[share] + seconds) / 2)
         self._is_shared = self._seconds[True] < self._seconds[False]
         wait = seconds / _TRIED_AGAIN
         if is_trial:

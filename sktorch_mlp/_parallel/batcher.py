@@ -8,10 +8,7 @@ interpreter at every operation.
 
 from __future__ import annotations
 
-import math
-import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,31 +21,15 @@ import torch
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.loop import train
 from sktorch_mlp._training.stacks import fits_trained_by, split_into_stacks
-from sktorch_mlp._training.threads import OneThread, available_threads
+from sktorch_mlp._training.threads import OneThread, available_threads, threads_have_ended
 
 #: Bytes of data that pending fits may hold before they are trained without waiting for more.
 _MAX_PENDING_BYTES = 2**30
 #: Stacks that train at a time at most; more threads would wait for the interpreter.
 _MAX_TRAINERS = 8
 
-#: Seconds after which threads that have been joined are surely gone.
-_UNTIL_GONE = 0.05
 
 _local = threading.local()  # .pool: the pool whose task this thread runs
-_threads_ended = -math.inf  # when a call last ended
-
-
-def _before_fork() -> None:
-    """Wait for the threads of a call that has just ended.
-
-    A thread that has been joined still gives the buffers of its products back, under a lock of the library.
-    A child that was forked in this moment would wait for that lock for ever.
-    """
-    time.sleep(max(0.0, _threads_ended + _UNTIL_GONE - time.monotonic()))
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork)
 
 
 def current_batcher() -> FitBatcher | None:
@@ -268,8 +249,7 @@ class FitBatcher:
             last_run = self._run if not self._pools else None
         if last_run is not None:
             last_run.join()
-        global _threads_ended
-        _threads_ended = time.monotonic()
+        threads_have_ended()
 
 
 class TaskPool:

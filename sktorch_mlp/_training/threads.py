@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache, wraps
@@ -24,8 +26,11 @@ _R = TypeVar("_R")
 #: Multiply-adds of a step, and of all steps of a fit, from which more threads may pay.
 _LARGE_STEP, _LONG_FIT = 2_000_000, 300_000_000
 
+#: Seconds after which threads that have been joined are surely gone.
+_UNTIL_GONE = 0.05
+
 #: Multiply-adds up to which the BLAS of numpy uses one thread anyway.
-ONE_BLAS_THREAD = 2**18
+_ONE_BLAS_THREAD = 2**18
 
 
 class _Process:
@@ -33,6 +38,7 @@ class _Process:
 
     def __init__(self, *, is_forked: bool) -> None:
         self.is_forked = is_forked
+        self.threads_ended = -math.inf  # when some of ours last did, in seconds of `time.monotonic`
         self.lock = threading.Lock()
         self.n_limited = 0  # threads whose PyTorch computes on one thread
         self.user_setting = 0  # of torch.set_num_threads, while there are any
@@ -42,6 +48,20 @@ class _Process:
 
 _process = _Process(is_forked=False)
 _local = threading.local()  # .setting: the user's setting of PyTorch while this thread is limited, else 0
+
+
+def threads_have_ended() -> None:
+    """Note that threads which multiplied matrices have just been joined."""
+    _process.threads_ended = time.monotonic()
+
+
+def _before_fork() -> None:
+    """Wait for threads that have just ended.
+
+    A thread that has been joined still gives the buffers of its products back, under a lock of the library.
+    A child that was forked in this moment would wait for that lock for ever.
+    """
+    time.sleep(max(0.0, _process.threads_ended + _UNTIL_GONE - time.monotonic()))
 
 
 def _after_fork() -> None:
@@ -55,7 +75,7 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
 class OneThread:
@@ -106,7 +126,7 @@ def training_threads(step_size: int, n_steps: float) -> Iterator[None]:
     n_steps : float
         Most steps.
     """
-    if step_size <= ONE_BLAS_THREAD:
+    if step_size <= _ONE_BLAS_THREAD:
         yield
         return
     is_long = step_size >= _LARGE_STEP and step_size * n_steps >= _LONG_FIT

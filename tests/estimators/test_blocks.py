@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
+from sktorch_mlp._estimators import blocks
 from sktorch_mlp._estimators.blocks import compute_blocks
 
 X = np.random.RandomState(0).randn(3000, 60).astype(np.float32)
@@ -41,6 +42,16 @@ def test_a_helper_that_is_late_is_not_waited_for():
     assert _compute(compute, 12, 2) == [(block, block) for block in range(12)]
     assert len(by_helpers) <= 1  # none where this thread was quicker
     release.set()
+
+
+def test_without_threads_to_start_the_caller_goes_on_alone(monkeypatch):
+    def no_threads(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(blocks, "_helpers", blocks._Helpers())
+    monkeypatch.setattr(threading.Thread, "start", no_threads)
+    for _ in range(3):
+        assert _compute(lambda block: torch.tensor(block), 9, 3) == [(block, block) for block in range(9)]
 
 
 def test_an_error_is_the_callers():

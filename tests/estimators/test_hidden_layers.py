@@ -1,7 +1,5 @@
 """Hidden layers, initial weights and precision beyond scikit-learn's, against PyTorch's modules."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -30,6 +28,7 @@ from tests.estimators.by_hand import (
     sgd,
     train_by_hand,
 )
+from tests.nn.helpers import INITS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 
@@ -147,16 +146,6 @@ def test_predictions_drop_nothing():
 
 
 # Initial weights -----------------------------------------------------------------------
-
-INITS = {
-    "glorot_uniform": nn.init.xavier_uniform_,
-    "glorot_normal": nn.init.xavier_normal_,
-    "he_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
-    "he_normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
-    "lecun_normal": partial(nn.init.kaiming_normal_, nonlinearity="linear"),
-    "orthogonal": nn.init.orthogonal_,
-    ("normal", 0.3): partial(nn.init.normal_, std=0.3),
-}
 
 
 def untrained(**params):

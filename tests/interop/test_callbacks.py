@@ -14,24 +14,14 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from sklearn.datasets import load_iris
 from sklearn.metrics import log_loss
-from sklearn.model_selection import GridSearchCV, train_test_split
-from sklearn.preprocessing import scale
+from sklearn.model_selection import GridSearchCV
 
-from sktorch_mlp import MLPTorchClassifier, stacked_fits
+from sktorch_mlp import stacked_fits
 from sktorch_mlp.callbacks import BestSnapshot, LiveMetrics, TimeLimit
+from tests.interop.watched import X_TRAIN, X_VAL, Y_TRAIN, Y_VAL, X, Y, classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
-
-X, Y = load_iris(return_X_y=True)
-X = scale(X)
-X_TRAIN, X_VAL, Y_TRAIN, Y_VAL = train_test_split(X, Y, stratify=Y, random_state=0)
-SETTINGS = {"hidden_layer_sizes": (8,), "batch_size": 25, "max_iter": 6, "learning_rate_init": 0.01, "random_state": 0}
-
-
-def classifier(**params):
-    return MLPTorchClassifier(**SETTINGS | params)
 
 
 def test_time_limit():

@@ -5,24 +5,16 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 from sklearn.callback import ProgressBar, ScoringMonitor
-from sklearn.datasets import load_iris
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler, scale
+from sklearn.preprocessing import StandardScaler
 
-from sktorch_mlp import MLPTorchClassifier, stacked_fits
+from sktorch_mlp import stacked_fits
 from tests.interop.recorder import Recorder
+from tests.interop.watched import X, Y, classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer", "ignore:lbfgs failed to converge")
-
-X, Y = load_iris(return_X_y=True)
-X = scale(X)
-SETTINGS = {"hidden_layer_sizes": (8,), "batch_size": 25, "max_iter": 6, "learning_rate_init": 0.01, "random_state": 0}
-
-
-def classifier(**params):
-    return MLPTorchClassifier(**SETTINGS | params)
 
 
 # A fit ----------------------------------------------------------------------------------

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from sklearn.datasets import load_diabetes, load_iris
+from sklearn.datasets import load_diabetes
 from sklearn.metrics import f1_score, log_loss
-from sklearn.model_selection import GridSearchCV, train_test_split
-from sklearn.preprocessing import scale
+from sklearn.model_selection import GridSearchCV
 from skorch import NeuralNetClassifier
 from skorch import callbacks as skorch_callbacks
 from skorch.dataset import Dataset
@@ -19,17 +18,9 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, stacked_fits
 from sktorch_mlp.callbacks import TimeLimit
+from tests.interop.watched import SETTINGS, X_TRAIN, X_VAL, Y_TRAIN, Y_VAL, X, Y, classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
-
-X, Y = load_iris(return_X_y=True)
-X = scale(X)
-X_TRAIN, X_VAL, Y_TRAIN, Y_VAL = train_test_split(X, Y, stratify=Y, random_state=0)
-SETTINGS = {"hidden_layer_sizes": (8,), "batch_size": 25, "max_iter": 6, "learning_rate_init": 0.01, "random_state": 0}
-
-
-def classifier(**params):
-    return MLPTorchClassifier(**SETTINGS | params)
 
 
 # What callbacks see ---------------------------------------------------------------------

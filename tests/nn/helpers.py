@@ -1,5 +1,7 @@
 """Stacks of random networks, and losses written with PyTorch's own functions."""
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -17,6 +19,17 @@ from sktorch_mlp._nn.losses import (
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
 
 CPU = torch.device("cpu")
+
+#: Initial weights: the functions of PyTorch, spelled out.
+INITS = {
+    "glorot_uniform": nn.init.xavier_uniform_,
+    "glorot_normal": nn.init.xavier_normal_,
+    "he_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
+    "he_normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
+    "lecun_normal": partial(nn.init.kaiming_normal_, nonlinearity="linear"),
+    "orthogonal": nn.init.orthogonal_,
+    ("normal", 0.3): partial(nn.init.normal_, std=0.3),
+}
 
 #: The modules of PyTorch for the activations that have a name.
 MODULES = {

@@ -1,7 +1,5 @@
 """Initial weights against scikit-learn's and those of `torch.nn.init`."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -10,19 +8,9 @@ from sklearn.neural_network import MLPClassifier
 from torch import nn
 
 from sktorch_mlp._nn.initialization import WEIGHT_INITS, initial_parameters
+from tests.nn.helpers import INITS
 
 UNITS = (5, 4, 6, 3)
-
-#: The functions of PyTorch, spelled out.
-INITS = {
-    "glorot_uniform": nn.init.xavier_uniform_,
-    "glorot_normal": nn.init.xavier_normal_,
-    "he_uniform": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
-    "he_normal": partial(nn.init.kaiming_normal_, nonlinearity="relu"),
-    "lecun_normal": partial(nn.init.kaiming_normal_, nonlinearity="linear"),
-    "orthogonal": nn.init.orthogonal_,
-    ("normal", 0.3): partial(nn.init.normal_, std=0.3),
-}
 
 
 def _assert_equal(ours, expected):
