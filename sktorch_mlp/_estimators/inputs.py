@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -148,7 +149,7 @@ def _is_valid(estimator: BaseEstimator, X: Any) -> bool:
         and X.shape[0] > 0
         and X.shape[1] == getattr(estimator, "n_features_in_", None)
         and not hasattr(estimator, "feature_names_in_")
-        and bool(as_tensor(X).sum().isfinite())
+        and math.isfinite(as_tensor(X).sum())
     )
 
 

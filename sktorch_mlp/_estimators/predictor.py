@@ -10,7 +10,7 @@ from torch import Tensor
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._nn.activations import ActivationLike
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
-from sktorch_mlp._nn.matmul import addmm
+from sktorch_mlp._nn.matmul import addmm, quiet_numpy
 from sktorch_mlp._nn.network import hidden_functions
 from sktorch_mlp._nn.tensors import without_autocast
 from sktorch_mlp._training.threads import OneThread, available_threads
@@ -60,7 +60,7 @@ class Predictor:
     def __call__(self, rows: Rows) -> Tensor:
         """Activated outputs, of shape (n_rows, n_outputs). Their bits do not depend on the number of threads."""
         n_rows = len(rows)
-        with without_autocast(rows.device):
+        with without_autocast(rows.device), quiet_numpy():
             first_coef = self._first_coef
             if rows.is_sparse:  # sparse products want their operand input-major
                 first_coef = first_coef.mT.contiguous().mT
@@ -79,7 +79,7 @@ class Predictor:
         slices = [slice(start, start + block_rows) for start in range(0, n_rows, block_rows)]
 
         def compute(block: int) -> Tensor:
-            with torch.inference_mode(False), torch.no_grad(), OneThread():
+            with torch.inference_mode(False), torch.no_grad(), OneThread(), quiet_numpy():
                 return self._predict(rows[slices[block]], first_coef).mT
 
         def store(block: int, values: Tensor) -> None:

@@ -21,7 +21,7 @@ BoundProduct = Callable[[], object]
 
 #: Multiply-adds up to which numpy's BLAS is quicker, by up to three times: those of the kernels of OpenBLAS for
 #: small matrices. Beyond, the buffers of two libraries would take the cache from each other.
-_SMALL = 1_000_000
+_SMALL = 1_500_000
 
 #: Rows or outputs up to which it is so where a summand is added, which PyTorch does in the same call.
 _NARROW = 16
@@ -63,8 +63,7 @@ def addmm(summand: Tensor, a: Tensor, b: Tensor, *, bfloat16: bool = False) -> T
         return torch.matmul(a.bfloat16(), b.bfloat16()) + summand
     # A single row is a product of a matrix and a vector, which PyTorch adds up in the same call, as quickly.
     if 1 < b.shape[-1] <= _NARROW and _adds_by_numpy(a, b):
-        with quiet_numpy():
-            return torch.from_numpy(np.matmul(a.numpy(), b.numpy())).add_(summand)
+        return torch.from_numpy(np.matmul(a.numpy(), b.numpy())).add_(summand)
     return (torch.addmm if a.ndim == 2 else torch.baddbmm)(summand, a, b)
 
 

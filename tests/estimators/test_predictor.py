@@ -1,5 +1,7 @@
 """Predictions: block by block what they are at once, and PyTorch's numbers."""
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -7,6 +9,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
+from sktorch_mlp import MLPTorchRegressor
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._estimators.predictor import BLOCK_ROWS, Predictor
 from tests.estimators.helpers import KINDS, RTOL, TARGETS, X, outputs, pair
@@ -90,3 +93,14 @@ def test_large_rows_are_cast_block_by_block():
     )
     assert by_block.dtype == torch.float64
     assert torch.equal(at_once, by_block)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n_rows", [3, 5000], ids=["one block", "blocks"])
+def test_predictions_that_overflow_make_no_noise(n_rows):
+    rows = np.random.RandomState(0).randn(n_rows, 30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = MLPTorchRegressor(hidden_layer_sizes=(400,), max_iter=1).fit(rows[:3], rows[:3, 0])
+    model.coefs_ = [coef * 1e300 for coef in model.coefs_]
+    assert not np.isfinite(model.predict(rows * 1e200)).any()

@@ -82,4 +82,4 @@ def test_what_is_not_finite_makes_no_noise(stack):
         bind_mm(a, a, out)()
         assert out.isinf().all()
         bind_mm(out, -out, out.clone())()
-    assert addmm(a, a, a).isinf().all()
+        assert addmm(a, a, a).isinf().all()
