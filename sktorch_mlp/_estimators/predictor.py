@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -10,18 +11,24 @@ from torch import Tensor
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._nn.activations import ActivationLike
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
-from sktorch_mlp._nn.matmul import addmm, quiet_numpy
+from sktorch_mlp._nn.matmul import Scratch, addmm, quiet_numpy
 from sktorch_mlp._nn.network import hidden_functions
 from sktorch_mlp._nn.tensors import without_autocast
-from sktorch_mlp._training.threads import OneThread, available_threads
+from sktorch_mlp._training.threads import available_threads, on_one_thread, single_threaded_blas
 
 from .blocks import compute_blocks
 
 #: Rows predicted at a time: enough to keep the products busy, few enough to stay in cache.
-BLOCK_ROWS, _MIN_BLOCK_ROWS = 2048, 256
+BLOCK_ROWS = 2048
 
-#: Multiply-adds from which a prediction is divided into blocks for several threads, and into how many at least.
-_LARGE, _N_BLOCKS = 50_000_000, 8
+#: Multiply-adds from which a prediction is divided into two blocks, for two threads to share them.
+_LARGE = 40_000_000
+
+#: Multiply-adds from which there are more blocks, a pair for each time, and how many at least where there are enough.
+_PAIR_OF_BLOCKS, _N_BLOCKS = 100_000_000, 8
+
+#: Multiply-adds up to which the BLAS of numpy uses one thread anyway.
+_ONE_BLAS_THREAD = 1_000_000
 
 
 class Predictor:
@@ -51,6 +58,7 @@ class Predictor:
         self._first_coef, self._first_column = coefs[0], columns[0]
         self._deeper = list(zip(columns[1:], coefs[1:], hidden_functions(activations, norms), strict=True))
         self._activate_outputs_ = OUTPUT_ACTIVATIONS[out_activation]
+        self._scratch: list[Scratch] = []  # of threads that predict no longer
         self._n_outputs = coefs[-1].shape[0]
         self._n_coefs = sum(coef.numel() for coef in coefs)
         #: a function of the user's may not be made for several threads
@@ -59,37 +67,51 @@ class Predictor:
     @torch.no_grad()
     def __call__(self, rows: Rows) -> Tensor:
         """Activated outputs, of shape (n_rows, n_outputs). Their bits do not depend on the number of threads."""
-        n_rows = len(rows)
-        with without_autocast(rows.device), quiet_numpy():
-            first_coef = self._first_coef
-            if rows.is_sparse:  # sparse products want their operand input-major
-                first_coef = first_coef.mT.contiguous().mT
-            block_rows, n_threads = BLOCK_ROWS, 1
-            if n_rows * self._n_coefs >= _LARGE and self._may_share:
-                block_rows = min(block_rows, max(_MIN_BLOCK_ROWS, -(-n_rows // _N_BLOCKS)))
-                n_threads = available_threads()
-            if n_rows <= block_rows:
-                return self._predict(rows, first_coef).mT.contiguous()
-            return self._predict_blocks(rows, first_coef, block_rows, n_threads)
+        first_coef = self._first_coef
+        if rows.is_sparse:  # sparse products want their operand input-major
+            first_coef = first_coef.mT.contiguous().mT
+        n_operations = len(rows) * self._n_coefs
+        blas_threads = nullcontext() if n_operations <= _ONE_BLAS_THREAD else single_threaded_blas()
+        with without_autocast(rows.device), quiet_numpy(), blas_threads:
+            block_rows = self._block_rows(len(rows))
+            if len(rows) <= block_rows:
+                return self._predict(rows, first_coef)
+            return self._predict_blocks(rows, first_coef, block_rows)
 
-    def _predict_blocks(self, rows: Rows, first_coef: Tensor, block_rows: int, n_threads: int) -> Tensor:
+    def _block_rows(self, n_rows: int) -> int:
+        """Rows of a block. They depend on no number of threads, and so do not the bits of the predictions."""
+        n_operations = n_rows * self._n_coefs
+        if n_operations < _LARGE or not self._may_share:
+            return BLOCK_ROWS
+        n_blocks = min(_N_BLOCKS, 2 * max(1, n_operations // _PAIR_OF_BLOCKS))
+        return min(BLOCK_ROWS, -(-n_rows // n_blocks))
+
+    def _predict_blocks(self, rows: Rows, first_coef: Tensor, block_rows: int) -> Tensor:
         n_rows = len(rows)
         with torch.inference_mode(False):  # which helpers are not in
             predictions = first_coef.new_empty(n_rows, self._n_outputs)
         slices = [slice(start, start + block_rows) for start in range(0, n_rows, block_rows)]
 
+        @on_one_thread
         def compute(block: int) -> Tensor:
-            with torch.inference_mode(False), torch.no_grad(), OneThread(), quiet_numpy():
-                return self._predict(rows[slices[block]], first_coef).mT
+            with torch.inference_mode(False), torch.no_grad(), quiet_numpy():
+                return self._predict(rows[slices[block]], first_coef)
 
         def store(block: int, values: Tensor) -> None:
             predictions[slices[block]] = values
 
-        compute_blocks(compute, store, len(slices), n_threads)
+        compute_blocks(compute, store, len(slices), available_threads() if self._may_share else 1)
         return predictions
 
     def _predict(self, rows: Rows, first_coef: Tensor) -> Tensor:
-        units = rows.all_rows().affine(first_coef, self._first_column)
+        try:
+            scratch = self._scratch.pop()
+        except IndexError:
+            scratch = Scratch()
+        units = rows.all_rows().affine_once(first_coef, self._first_column, scratch)
         for column, coef, function in self._deeper:
-            units = addmm(column, coef, function(units))
-        return self._activate_outputs_(units)
+            units = addmm(column, coef, function(units), scratch)
+        outputs = self._activate_outputs_(units).mT.clone(memory_format=torch.contiguous_format)
+        if len(self._scratch) < _N_BLOCKS:
+            self._scratch.append(scratch)
+        return outputs

@@ -1,12 +1,16 @@
-"""Operators of PyTorch that are not documented: the derivatives of activations that autograd itself calls.
+"""What PyTorch has but does not document: derivatives of activations, and the threads of the calling thread alone.
 
-They write into the gradient, so that a training step makes no buffer. Where one is gone, the derivative is
-written out or taken by autograd, which is slower and gives the same numbers.
+The derivatives are those that autograd itself calls. They write into the gradient, so that a training step makes no
+buffer. Where one is gone, the derivative is written out or taken by autograd, which is slower and gives the same
+numbers.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +19,36 @@ from torch.nn import functional
 
 #: ``backward_(delta, units)`` multiplies `delta` in place by the derivative.
 Backward = Callable[[Tensor, Tensor], object]
+
+#: ``set(n_threads)`` sets threads.
+ThreadSetter = Callable[[int], Any]
+
+
+@cache
+def own_thread_setters() -> tuple[ThreadSetter, ThreadSetter]:
+    """Functions that set the threads of OpenMP and of MKL, for the calling thread alone; MKL's returns the one before.
+
+    `torch.set_num_threads` calls both, and also sets what threads begin with that use PyTorch for the first time. Such
+    a thread would keep for good what another one has set for a moment. Where the libraries do not show the functions,
+    it takes their place.
+    """
+    before = torch.get_num_threads()
+    try:
+        libraries = [*(Path(torch.__file__).parent / "lib").glob("*torch_cpu.*")]
+        library = ctypes.CDLL(str(libraries[0]))
+        set_openmp = library.omp_set_num_threads
+        set_mkl = library.MKL_Set_Num_Threads_Local if torch.backends.mkl.is_available() else _no_setting
+        set_openmp(before + 1)
+        is_pytorchs = torch.get_num_threads() == before + 1
+        set_openmp(before)
+    except (OSError, IndexError, AttributeError):
+        is_pytorchs = False
+    return (set_openmp, set_mkl) if is_pytorchs else (torch.set_num_threads, _no_setting)
+
+
+def _no_setting(n_threads: int) -> int:
+    """There is nothing to set."""
+    return n_threads
 
 
 def operator(name: str, overload: str = "grad_input") -> Any:

@@ -14,15 +14,19 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from .matmul import BoundProduct, addmm, bind_addmm, bind_mm
+from .matmul import BoundProduct, Scratch, addmm, bind_addmm, bind_mm
 from .tensors import as_tensor, provoke_csr_beta_warning
 
 
 class Batch(Protocol):
     """Some rows of X, the same number for each network of a stack."""
 
-    def affine(self, coef: Tensor, intercept: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return ``coef @ X.T + intercept``, of shape (..., n_units, n_rows), in `out` if given."""
+    def affine(self, coef: Tensor, intercept: Tensor, out: Tensor) -> None:
+        """Write ``coef @ X.T + intercept`` to `out`, of shape (..., n_units, n_rows)."""
+        ...
+
+    def affine_once(self, coef: Tensor, intercept: Tensor, scratch: Scratch) -> Tensor:
+        """Return ``coef @ X.T + intercept``, of shape (n_units, n_rows); for a single call, of one network."""
         ...
 
     def coef_grad(self, delta: Tensor, out: Tensor) -> None:
@@ -48,16 +52,17 @@ class DenseBatch:
         self._write_affine: BoundProduct
         self._write_coef_grad: BoundProduct
 
-    def affine(self, coef: Tensor, intercept: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return ``coef @ X.T + intercept``."""
-        if out is None:
-            return addmm(intercept, coef, self._rows_t, bfloat16=self._bfloat16)
+    def affine(self, coef: Tensor, intercept: Tensor, out: Tensor) -> None:
+        """Write ``coef @ X.T + intercept`` to `out`."""
         last_coef, last_intercept, last_out = self._affine_of
         if coef is not last_coef or intercept is not last_intercept or out is not last_out:
             self._affine_of = coef, intercept, out
             self._write_affine = bind_addmm(intercept, coef, self._rows_t, out, bfloat16=self._bfloat16)
         self._write_affine()
-        return out
+
+    def affine_once(self, coef: Tensor, intercept: Tensor, scratch: Scratch) -> Tensor:
+        """Return ``coef @ X.T + intercept``."""
+        return addmm(intercept, coef, self._rows_t, scratch, bfloat16=self._bfloat16)
 
     def coef_grad(self, delta: Tensor, out: Tensor) -> None:
         """Write ``delta @ X`` to `out`."""
@@ -83,12 +88,15 @@ class SparseBatch:
     def __init__(self, networks: Sequence[SparseRows]) -> None:
         self._networks = networks
 
-    def affine(self, coef: Tensor, intercept: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return ``coef @ X.T + intercept``."""
-        if out is None:
-            out = coef.new_empty(*coef.shape[:-2], self._networks[0].n_rows, coef.shape[-2]).mT
+    def affine(self, coef: Tensor, intercept: Tensor, out: Tensor) -> None:
+        """Write ``coef @ X.T + intercept`` to `out`."""
         for rows, c, b, o in self._each(coef, intercept, out):
             torch.addmm(b.mT, rows.csr, c.mT, out=o.mT)
+
+    def affine_once(self, coef: Tensor, intercept: Tensor, scratch: Scratch) -> Tensor:
+        """Return ``coef @ X.T + intercept``, in new memory."""
+        out = coef.new_empty(self._networks[0].n_rows, len(coef)).mT
+        self.affine(coef, intercept, out)
         return out
 
     def coef_grad(self, delta: Tensor, out: Tensor) -> None:

@@ -6,6 +6,7 @@ them once, and what depends on shapes, precision and device is decided then.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,6 +23,9 @@ BoundProduct = Callable[[], object]
 #: Multiply-adds up to which numpy's BLAS is quicker, by up to three times: those of the kernels of OpenBLAS for
 #: small matrices. Beyond, the buffers of two libraries would take the cache from each other.
 _SMALL = 1_500_000
+
+#: Rows from which OpenBLAS is quicker in float32 if the product of rows in their order is in their order, too.
+_MANY_ROWS = 256
 
 #: Rows or outputs up to which it is so where a summand is added, which PyTorch does in the same call.
 _NARROW = 16
@@ -57,14 +61,40 @@ def bind_addmm(summand: Tensor, a: Tensor, b: Tensor, out: Tensor, *, bfloat16: 
     return share_product(call, a, b) if out.device.type == "cpu" else call
 
 
-def addmm(summand: Tensor, a: Tensor, b: Tensor, *, bfloat16: bool = False) -> Tensor:
-    """Return ``a @ b + summand`` as a new tensor; see `bind_mm`."""
+class Scratch:
+    """Memory for the results of two products, the last one and the one before, whose turn is next.
+
+    The first use of new memory takes longer than a small layer computes, so this is kept for other products.
+    """
+
+    def __init__(self) -> None:
+        self._last, self._before = np.empty(0), np.empty(0)
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array with any values. The one made before is not touched, but the one before that is."""
+        n_bytes = math.prod(shape) * dtype.itemsize
+        self._last, self._before = self._before, self._last
+        if self._last.nbytes < n_bytes:
+            self._last = np.empty(-(-n_bytes // 8))
+        return self._last.view(np.uint8)[:n_bytes].view(dtype).reshape(shape)
+
+
+def addmm(summand: Tensor, a: Tensor, b: Tensor, scratch: Scratch, *, bfloat16: bool = False) -> Tensor:
+    """Return ``a @ b + summand``; see `bind_mm`. On a CPU it is in memory of `scratch`."""
     if bfloat16:
         return torch.matmul(a.bfloat16(), b.bfloat16()) + summand
-    # A single row is a product of a matrix and a vector, which PyTorch adds up in the same call, as quickly.
-    if 1 < b.shape[-1] <= _NARROW and _adds_by_numpy(a, b):
-        return torch.from_numpy(np.matmul(a.numpy(), b.numpy())).add_(summand)
+    if a.device.type == "cpu":
+        return _addmm_numpy(summand, a.numpy(), b.numpy(), scratch)
     return (torch.addmm if a.ndim == 2 else torch.baddbmm)(summand, a, b)
+
+
+def _addmm_numpy(summand: Tensor, a: np.ndarray, b: np.ndarray, scratch: Scratch) -> Tensor:
+    (n_units, _), n_rows = a.shape, b.shape[-1]
+    if a.dtype == np.float32 and n_rows >= _MANY_ROWS and b.flags.f_contiguous:
+        product = np.dot(b.T, a.T, out=scratch.empty((n_rows, n_units), a.dtype)).T
+    else:
+        product = np.dot(a, b, out=scratch.empty((n_units, n_rows), a.dtype))
+    return torch.from_numpy(product).add_(summand)
 
 
 def _adds_by_numpy(a: Tensor, b: Tensor) -> bool:

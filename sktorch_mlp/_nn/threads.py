@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .compat import own_thread_setters
+
 #: Multiply-adds that keep one thread busy for some 40 µs.
 _OPERATIONS_PER_THREAD = 2_000_000
 
@@ -35,6 +37,12 @@ _COLLAPSE = 3.0
 _TRIED_AGAIN = 0.02
 
 _local = threading.local()  # .n_threads: how many large calls of this thread may use
+
+
+def set_own_threads(n_threads: int) -> None:
+    """Set the threads of PyTorch for the calling thread alone."""
+    for set_threads in own_thread_setters():
+        set_threads(n_threads)
 
 
 @contextmanager
@@ -100,11 +108,11 @@ class _TimedCall:
         if share and began < self._contention.ends:
             share = is_trial = False
         if share:
-            torch.set_num_threads(self._n_threads)
+            set_own_threads(self._n_threads)
             try:
                 result = self._call(*args, **kwargs)
             finally:
-                torch.set_num_threads(1)
+                set_own_threads(1)
         else:
             result = self._call(*args, **kwargs)
         self._learn(share, is_trial, self._clock() - began, began)
@@ -162,10 +170,10 @@ def _n_invariant(a: Any, b: Any, dtype: torch.dtype, n_threads: int) -> int:
     on_one = torch.matmul(*matrices)
     try:
         while n_threads > 1:
-            torch.set_num_threads(n_threads)
+            set_own_threads(n_threads)
             if torch.equal(torch.matmul(*matrices), on_one):
                 break
             n_threads //= 2
     finally:
-        torch.set_num_threads(1)
+        set_own_threads(1)
     return n_threads

@@ -21,7 +21,7 @@ import torch
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.loop import train
 from sktorch_mlp._training.stacks import fits_trained_by, split_into_stacks
-from sktorch_mlp._training.threads import OneThread, available_threads, threads_have_ended
+from sktorch_mlp._training.threads import available_threads, on_one_thread, threads_have_ended
 
 #: Bytes of data that pending fits may hold before they are trained without waiting for more.
 _MAX_PENDING_BYTES = 2**30
@@ -187,8 +187,8 @@ class FitBatcher:
 
         on_cpu = stack[0].fit.network.device.type == "cpu"
         try:
-            with torch.inference_mode(False), OneThread(), nullcontext() if on_cpu else self._gpu_lock:
-                train([pending.fit for pending in stack], check)
+            with torch.inference_mode(False), nullcontext() if on_cpu else self._gpu_lock:
+                on_one_thread(train)([pending.fit for pending in stack], check)
         except BaseException as error:  # whose it is will be known once it trains alone
             if len(stack) == 1:
                 stack[0].error = error

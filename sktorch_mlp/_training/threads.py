@@ -9,19 +9,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache, wraps
-from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 import joblib
 import torch
 from threadpoolctl import ThreadpoolController
 
+from sktorch_mlp._nn.compat import own_thread_setters
 from sktorch_mlp._nn.threads import threads_for_large_calls
 
 from . import compat
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_T = TypeVar("_T")
 
 #: Multiply-adds of a step, and of all steps of a fit, from which more threads may pay.
 _LARGE_STEP, _LONG_FIT = 2_000_000, 300_000_000
@@ -39,15 +40,31 @@ class _Process:
     def __init__(self, *, is_forked: bool) -> None:
         self.is_forked = is_forked
         self.threads_ended = -math.inf  # when some of ours last did, in seconds of `time.monotonic`
-        self.lock = threading.Lock()
-        self.n_limited = 0  # threads whose PyTorch computes on one thread
-        self.user_setting = 0  # of torch.set_num_threads, while there are any
-        self.n_blas_limits = 0
-        self.blas_settings: list[tuple[Any, int]] = []  # libraries, and their threads before the first limit
+        self._blas_lock = threading.Lock()
+        self._blas_users: set[object] = set()  # who needs that of one thread
+        self._blas_settings: list[tuple[Any, int]] = []  # libraries, and their threads before the first came
+
+    def limit_blas(self, user: object) -> None:
+        """Give BLAS one thread, until all who need that have left."""
+        with self._blas_lock:
+            if not self._blas_users:
+                self._blas_settings = [(library, library.num_threads) for library in _blas_libraries()]
+                for library, _ in self._blas_settings:
+                    library.set_num_threads(1)
+            self._blas_users.add(user)
+
+    def release_blas(self, user: object) -> None:
+        """Give BLAS its threads again, if nobody else needs that of one."""
+        with self._blas_lock:
+            self._blas_users.discard(user)
+            if not self._blas_users:
+                for library, setting in self._blas_settings:
+                    library.set_num_threads(setting)
+                self._blas_settings = []
 
 
 _process = _Process(is_forked=False)
-_local = threading.local()  # .setting: the user's setting of PyTorch while this thread is limited, else 0
+_local = threading.local()  # .n_threads: those of PyTorch before this thread was limited to one, else 0
 
 
 def threads_have_ended() -> None:
@@ -71,46 +88,36 @@ def _after_fork() -> None:
     """
     global _process
     _process = _Process(is_forked=True)
-    _local.setting = 0
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
-class OneThread:
-    """While it is entered, PyTorch computes on one thread for the calling thread. It can be nested."""
-
-    def __enter__(self) -> None:
-        self._setting = 0
-        if getattr(_local, "setting", 0):
-            return
-        process = _process
-        with process.lock:
-            if process.n_limited == 0:
-                process.user_setting = torch.get_num_threads()
-            process.n_limited += 1
-            self._setting = _local.setting = process.user_setting
-        torch.set_num_threads(1)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if not self._setting:
-            return
-        _local.setting = 0
-        torch.set_num_threads(self._setting)
-        with _process.lock:
-            _process.n_limited = max(0, _process.n_limited - 1)  # none in a child that was forked in the meantime
-
-
 def on_one_thread(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let PyTorch compute on one thread in a function; what is large there may be given more."""
+    """Let PyTorch compute on one thread in a function; what is large there may be given more.
+
+    That is so for the calling thread alone, and no other knows of it.
+    """
 
     @wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with OneThread():
+        if getattr(_local, "n_threads", 0):
             return function(*args, **kwargs)
+        n_threads = torch.get_num_threads()
+        set_openmp, set_mkl = own_thread_setters()
+        n_mkl_threads = n_threads
+        try:  # no context manager: Ctrl-C at the beginning of its `__exit__` would leave all as it is now
+            _local.n_threads = n_threads
+            set_openmp(1)
+            n_mkl_threads = set_mkl(1)
+            return function(*args, **kwargs)
+        finally:
+            _local.n_threads = 0
+            try:
+                set_openmp(n_threads)
+            finally:
+                set_mkl(n_mkl_threads)
 
     return call
 
@@ -143,7 +150,7 @@ def available_threads() -> int:
     """
     if _process.is_forked or compat.in_joblib_thread():
         return 1
-    return min(getattr(_local, "setting", 0) or torch.get_num_threads(), _cpu_count(_affinity()))
+    return min(getattr(_local, "n_threads", 0) or torch.get_num_threads(), _cpu_count(_affinity()))
 
 
 def _affinity() -> frozenset[int]:
@@ -165,21 +172,26 @@ def single_threaded_blas() -> Iterator[None]:
     BLAS threads that wait for the next product spin on the cores that others need. The setting is that of the
     process: the first that enters sets it, and the last that leaves restores it.
     """
-    process = _process
-    with process.lock:
-        if process.n_blas_limits == 0:
-            process.blas_settings = [(library, library.num_threads) for library in _blas_libraries()]
-            for library, _ in process.blas_settings:
-                library.set_num_threads(1)
-        process.n_blas_limits += 1
+    process, user = _process, object()
     try:
+        process.limit_blas(user)
         yield
     finally:
-        with process.lock:
-            process.n_blas_limits -= 1
-            if process.n_blas_limits == 0:
-                for library, setting in process.blas_settings:
-                    library.set_num_threads(setting)
+        _despite_interrupts(process.release_blas, user)
+
+
+def _despite_interrupts(function: Callable[[_T], object], argument: _T) -> None:
+    """Call a function that can be called again until Ctrl-C has not interrupted it."""
+    interrupt = None
+    while True:
+        try:
+            function(argument)
+        except KeyboardInterrupt as error:
+            interrupt = error
+        else:
+            break
+    if interrupt is not None:
+        raise interrupt
 
 
 @cache

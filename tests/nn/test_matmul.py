@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sktorch_mlp._nn.matmul import _SMALL, addmm, bind_addmm, bind_mm, quiet_numpy
+from sktorch_mlp._nn.matmul import _SMALL, Scratch, addmm, bind_addmm, bind_mm, quiet_numpy
 from tests.nn.helpers import seeded
 
 #: (n_out, n_in, n_rows): narrow, small, wide, and larger than what numpy's BLAS does here.
@@ -41,8 +41,22 @@ def test_products_match_numpy(shape, stack, transposed):
         b.neg_()  # a bound product takes the values of the moment
     if not stack:
         np.testing.assert_allclose(
-            addmm(summand, a, b), a.numpy() @ b.numpy() + summand.numpy(), rtol=1e-12, atol=1e-12
+            addmm(summand, a, b, Scratch()), a.numpy() @ b.numpy() + summand.numpy(), rtol=1e-12, atol=1e-12
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_products_of_a_prediction_take_turns_in_memory(dtype):
+    scratch, rows = Scratch(), _random(700, 20, seed=0, dtype=dtype)
+    coefs = [_random(n_out, n_in, seed=n_out, dtype=dtype) for n_in, n_out in [(20, 30), (30, 10), (10, 30)]]
+    units, expected, addresses = rows.mT, rows.mT.double().numpy(), []
+    for coef in coefs:
+        intercept = _random(len(coef), 1, seed=9, dtype=dtype)
+        units = addmm(intercept, coef, units, scratch)
+        expected = coef.double().numpy() @ expected + intercept.double().numpy()
+        np.testing.assert_allclose(units, expected, rtol=1e-9, atol=1e-3 if dtype == torch.float32 else 1e-9)
+        addresses.append(units.data_ptr())
+    assert addresses[0] == addresses[2] != addresses[1]
 
 
 def test_parts_of_larger_buffers():
@@ -68,7 +82,7 @@ def test_bfloat16_rounds_operands_and_not_results(stack):
     bind_addmm(summand, a, b, out, bfloat16=True)()
     assert torch.equal(out, expected + summand)
     if not stack:
-        assert torch.equal(addmm(summand, a, b, bfloat16=True), expected + summand)
+        assert torch.equal(addmm(summand, a, b, Scratch(), bfloat16=True), expected + summand)
     bind_mm(a, b, out)()
     assert not torch.equal(out, expected)
 
@@ -82,4 +96,4 @@ def test_what_is_not_finite_makes_no_noise(stack):
         bind_mm(a, a, out)()
         assert out.isinf().all()
         bind_mm(out, -out, out.clone())()
-        assert addmm(a, a, a).isinf().all()
+        assert stack or addmm(a, a, a, Scratch()).isinf().all()

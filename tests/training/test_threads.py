@@ -1,7 +1,9 @@
 """Threads of PyTorch and BLAS while a fit or a prediction computes."""
 
 import os
+import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import joblib
@@ -11,7 +13,9 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from sktorch_mlp import MLPTorchClassifier
-from sktorch_mlp._training.threads import OneThread, available_threads, on_one_thread, single_threaded_blas
+from sktorch_mlp._nn import compat
+from sktorch_mlp._training import threads
+from sktorch_mlp._training.threads import available_threads, on_one_thread, single_threaded_blas
 
 pytestmark = pytest.mark.usefixtures("two_torch_threads")
 
@@ -20,33 +24,129 @@ def _blas_threads():
     return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
 
+@on_one_thread
+def limited(function):
+    """What a function returns where PyTorch has one thread."""
+    assert torch.get_num_threads() == 1
+    result = function()
+    assert torch.get_num_threads() == 1
+    return result
+
+
 def test_one_thread_can_be_nested():
-    with OneThread():
-        with OneThread():
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 1
+    limited(lambda: limited(int))
     assert torch.get_num_threads() == 2
 
 
 def test_the_setting_comes_back_after_an_error():
-    @on_one_thread
-    def fail():
-        assert torch.get_num_threads() == 1
-        raise ZeroDivisionError
-
     with pytest.raises(ZeroDivisionError):
-        fail()
+        limited(lambda: 1 / 0)
     assert torch.get_num_threads() == 2
-    with OneThread():
-        assert torch.get_num_threads() == 1
+    limited(int)
 
 
 def test_the_setting_may_change_between_fits():
     for n_threads in (2, 1, 2):
         torch.set_num_threads(n_threads)
-        with OneThread():
-            assert torch.get_num_threads() == 1
+        limited(int)
         assert torch.get_num_threads() == n_threads
+
+
+def test_products_have_one_thread_whoever_set_them():
+    """MKL has a setting of its own after `torch.set_num_threads`."""
+    matrix = torch.randn(700, 700, dtype=torch.float64)
+
+    def cores_used():
+        began, cpu_began = time.perf_counter(), time.process_time()
+        while time.perf_counter() < began + 0.2:
+            torch.mm(matrix, matrix)
+        return (time.process_time() - cpu_began) / (time.perf_counter() - began)
+
+    with ThreadPoolExecutor(1) as pool:  # of which nobody has set the threads
+        assert pool.submit(limited, cores_used).result() < 1.2
+    torch.set_num_threads(2)
+    assert limited(cores_used) < 1.2
+
+
+def test_other_threads_do_not_notice():
+    def first_use():
+        return torch.get_num_threads()
+
+    def in_new_thread(function):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(function).result()
+
+    assert limited(lambda: in_new_thread(first_use)) == 2
+    own, seen, another_is_limited, done = threading.Event(), [], threading.Event(), threading.Event()
+
+    def with_a_setting_of_its_own():
+        torch.get_num_threads()  # the first use, which takes the setting of the process
+        torch.set_num_threads(1)
+        own.set()
+        another_is_limited.wait(30)
+        limited(int)
+        seen.append(torch.get_num_threads())
+        done.set()
+
+    thread = threading.Thread(target=with_a_setting_of_its_own)
+    thread.start()
+    own.wait(30)
+    torch.set_num_threads(2)
+    limited(lambda: (another_is_limited.set(), done.wait(30)))
+    thread.join()
+    assert seen == [1]
+    assert torch.get_num_threads() == 2
+    assert in_new_thread(first_use) == 2
+
+
+def test_what_a_user_sets_in_the_meantime_is_not_undone():
+    entered, leave = threading.Event(), threading.Event()
+    thread = threading.Thread(target=limited, args=(lambda: (entered.set(), leave.wait(30)),))
+    thread.start()
+    entered.wait(30)
+    torch.set_num_threads(1)
+    leave.set()
+    thread.join()
+    assert torch.get_num_threads() == 1
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 1
+
+
+def test_without_functions_for_one_thread_that_of_pytorch_takes_their_place(monkeypatch):
+    class Nothing:
+        """A library without names."""
+
+    monkeypatch.setattr(compat.ctypes, "CDLL", lambda path: Nothing())
+    set_openmp, set_mkl = compat.own_thread_setters.__wrapped__()
+    assert set_openmp is torch.set_num_threads
+    assert set_mkl(3) == 3
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timer")
+@pytest.mark.parametrize("blas", [False, True], ids=["PyTorch", "BLAS"])
+def test_interrupts_leave_the_settings(blas):
+    def work_until(seconds):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        while True:
+            if blas:
+                with single_threaded_blas():
+                    pass
+            else:
+                limited(int)
+
+    libraries = threads._blas_libraries()
+    random, before = np.random.RandomState(0), signal.getsignal(signal.SIGALRM)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with threadpool_limits(2, user_api="blas"):
+            for _ in range(300):
+                with pytest.raises(KeyboardInterrupt):
+                    work_until(random.uniform(1e-4, 1e-3))
+                assert torch.get_num_threads() == 2
+                assert not threads._local.n_threads
+                assert {library.num_threads for library in libraries} == {2}
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_as_many_as_pytorch_is_set_to_and_as_there_are_cores():
@@ -54,8 +154,7 @@ def test_as_many_as_pytorch_is_set_to_and_as_there_are_cores():
     for n_threads in (1, 2, 64):
         torch.set_num_threads(n_threads)
         assert available_threads() == min(n_threads, n_cores)
-        with OneThread():
-            assert available_threads() == min(n_threads, n_cores)
+        assert limited(available_threads) == min(n_threads, n_cores)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
@@ -72,12 +171,15 @@ def test_affinity_is_respected():
 def test_in_a_pool_of_threads_each_takes_one():
     both = threading.Barrier(2)
 
+    @on_one_thread
+    def inside():
+        both.wait(timeout=30)
+        seen = torch.get_num_threads(), available_threads()
+        both.wait(timeout=30)
+        return seen
+
     def work():
-        with OneThread():
-            both.wait(timeout=30)
-            inside = torch.get_num_threads(), available_threads()
-            both.wait(timeout=30)
-        return *inside, torch.get_num_threads()
+        return *inside(), torch.get_num_threads()
 
     with joblib.parallel_config("threading", n_jobs=2):
         results = joblib.Parallel()(joblib.delayed(work)() for _ in range(2))
