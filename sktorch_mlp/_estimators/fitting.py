@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from numbers import Integral
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from sktorch_mlp._training.lbfgs import train_lbfgs
 from sktorch_mlp._training.observers import FitObserver
 from sktorch_mlp._training.progress import DivergenceError, Progress, TrainingOptions
 from sktorch_mlp._training.stacks import train_fit
-from sktorch_mlp._training.threads import single_threaded_blas, training_threads
+from sktorch_mlp._training.threads import call_with_threads, on_one_blas_thread
 
 from .compat import has_callbacks, scorer_takes_weights
 from .inputs import Inputs
@@ -147,8 +148,8 @@ def run_lbfgs(params: MLPParameters, fit: Fit) -> tuple[int, float, Warnings]:
     DivergenceError
     """
     # scipy works on vectors of all parameters between steps, however small those are.
-    with training_threads(fit.network.n_coefs * fit.n_rows, fit.options.max_iter), single_threaded_blas():
-        result = train_lbfgs(fit)
+    train = on_one_blas_thread(partial(train_lbfgs, fit))
+    result = call_with_threads(train, fit.network.n_coefs * fit.n_rows, fit.options.max_iter)
     if not (math.isfinite(result.fun) or result.interrupted) or not _all_finite(fit.network.flat):
         raise DivergenceError(f"The loss is {result.fun} after {result.nit} iterations of L-BFGS.")
     n_iter = min(int(result.nit), params.max_iter)
@@ -177,8 +178,7 @@ def run_stochastic(params: MLPParameters, fit: Fit) -> Warnings:
     if not isinstance(params.batch_size, str) and params.batch_size > fit.n_rows:
         messages += [_BATCH_SIZE_CLIPPED]
     n_steps = fit.n_rows / options.batch_size * options.max_iter
-    with training_threads(fit.network.n_coefs * options.batch_size, n_steps):
-        train_fit(fit)
+    call_with_threads(partial(train_fit, fit), fit.network.n_coefs * options.batch_size, n_steps)
 
     is_finite = _all_finite(fit.network.flat)
     if progress.stop_reason == "diverged" or not is_finite:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -14,21 +13,19 @@ from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
 from sktorch_mlp._nn.matmul import Scratch, addmm, quiet_numpy
 from sktorch_mlp._nn.network import hidden_functions
 from sktorch_mlp._nn.tensors import without_autocast
-from sktorch_mlp._training.threads import available_threads, on_one_thread, single_threaded_blas
+from sktorch_mlp._training.threads import available_threads, on_one_thread
 
 from .blocks import compute_blocks
 
-#: Rows predicted at a time: enough to keep the products busy, few enough to stay in cache.
-BLOCK_ROWS = 2048
+#: Rows predicted at a time: enough to keep the products busy, few enough to stay in cache. Large products in float32
+#: are quicker with fewer.
+BLOCK_ROWS, _FLOAT32_BLOCK_ROWS = 2048, 512
 
 #: Multiply-adds from which a prediction is divided into two blocks, for two threads to share them.
 _LARGE = 40_000_000
 
 #: Multiply-adds from which there are more blocks, a pair for each time, and how many at least where there are enough.
 _PAIR_OF_BLOCKS, _N_BLOCKS = 100_000_000, 8
-
-#: Multiply-adds up to which the BLAS of numpy uses one thread anyway.
-_ONE_BLAS_THREAD = 1_000_000
 
 
 class Predictor:
@@ -70,10 +67,8 @@ class Predictor:
         first_coef = self._first_coef
         if rows.is_sparse:  # sparse products want their operand input-major
             first_coef = first_coef.mT.contiguous().mT
-        n_operations = len(rows) * self._n_coefs
-        blas_threads = nullcontext() if n_operations <= _ONE_BLAS_THREAD else single_threaded_blas()
-        with without_autocast(rows.device), quiet_numpy(), blas_threads:
-            block_rows = self._block_rows(len(rows))
+        block_rows = self._block_rows(len(rows))
+        with without_autocast(rows.device), quiet_numpy():
             if len(rows) <= block_rows:
                 return self._predict(rows, first_coef)
             return self._predict_blocks(rows, first_coef, block_rows)
@@ -83,8 +78,11 @@ class Predictor:
         n_operations = n_rows * self._n_coefs
         if n_operations < _LARGE or not self._may_share:
             return BLOCK_ROWS
+        most = BLOCK_ROWS
+        if self._first_coef.dtype == torch.float32:
+            most = min(most, max(_FLOAT32_BLOCK_ROWS, _LARGE // self._n_coefs))
         n_blocks = min(_N_BLOCKS, 2 * max(1, n_operations // _PAIR_OF_BLOCKS))
-        return min(BLOCK_ROWS, -(-n_rows // n_blocks))
+        return min(most, -(-n_rows // n_blocks))
 
     def _predict_blocks(self, rows: Rows, first_coef: Tensor, block_rows: int) -> Tensor:
         n_rows = len(rows)

@@ -6,7 +6,6 @@ them once, and what depends on shapes, precision and device is decided then.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,9 +22,6 @@ BoundProduct = Callable[[], object]
 #: Multiply-adds up to which numpy's BLAS is quicker, by up to three times: those of the kernels of OpenBLAS for
 #: small matrices. Beyond, the buffers of two libraries would take the cache from each other.
 _SMALL = 1_500_000
-
-#: Rows from which OpenBLAS is quicker in float32 if the product of rows in their order is in their order, too.
-_MANY_ROWS = 256
 
 #: Rows or outputs up to which it is so where a summand is added, which PyTorch does in the same call.
 _NARROW = 16
@@ -68,33 +64,27 @@ class Scratch:
     """
 
     def __init__(self) -> None:
-        self._last, self._before = np.empty(0), np.empty(0)
+        self._last = self._before = torch.empty(0)
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """An array with any values. The one made before is not touched, but the one before that is."""
-        n_bytes = math.prod(shape) * dtype.itemsize
+    def empty(self, n_units: int, n_rows: int, like: Tensor) -> Tensor:
+        """A tensor with any values. The one made before is not touched, but the one before that is."""
+        size = n_units * n_rows
         self._last, self._before = self._before, self._last
-        if self._last.nbytes < n_bytes:
-            self._last = np.empty(-(-n_bytes // 8))
-        return self._last.view(np.uint8)[:n_bytes].view(dtype).reshape(shape)
+        if self._last.numel() < size or self._last.dtype != like.dtype:
+            self._last = like.new_empty(size)
+        return self._last[:size].view(n_units, n_rows)
 
 
 def addmm(summand: Tensor, a: Tensor, b: Tensor, scratch: Scratch, *, bfloat16: bool = False) -> Tensor:
-    """Return ``a @ b + summand``; see `bind_mm`. On a CPU it is in memory of `scratch`."""
+    """Return ``a @ b + summand``, in memory of `scratch`; see `bind_mm`."""
+    out = scratch.empty(len(a), b.shape[-1], a)
     if bfloat16:
-        return torch.matmul(a.bfloat16(), b.bfloat16()) + summand
-    if a.device.type == "cpu":
-        return _addmm_numpy(summand, a.numpy(), b.numpy(), scratch)
-    return (torch.addmm if a.ndim == 2 else torch.baddbmm)(summand, a, b)
-
-
-def _addmm_numpy(summand: Tensor, a: np.ndarray, b: np.ndarray, scratch: Scratch) -> Tensor:
-    (n_units, _), n_rows = a.shape, b.shape[-1]
-    if a.dtype == np.float32 and n_rows >= _MANY_ROWS and b.flags.f_contiguous:
-        product = np.dot(b.T, a.T, out=scratch.empty((n_rows, n_units), a.dtype)).T
-    else:
-        product = np.dot(a, b, out=scratch.empty((n_units, n_rows), a.dtype))
-    return torch.from_numpy(product).add_(summand)
+        return torch.add(torch.matmul(a.bfloat16(), b.bfloat16()), summand, out=out)
+    # The product of a matrix and a vector PyTorch adds up in the same call, as quickly.
+    if 1 < b.shape[-1] <= _NARROW and _adds_by_numpy(a, b):
+        np.dot(a.numpy(), b.numpy(), out=out.numpy())
+        return out.add_(summand)
+    return torch.addmm(summand, a, b, out=out)
 
 
 def _adds_by_numpy(a: Tensor, b: Tensor) -> bool:

@@ -6,8 +6,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache, lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -22,7 +21,6 @@ from . import compat
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_T = TypeVar("_T")
 
 #: Multiply-adds of a step, and of all steps of a fit, from which more threads may pay.
 _LARGE_STEP, _LONG_FIT = 2_000_000, 300_000_000
@@ -122,23 +120,22 @@ def on_one_thread(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return call
 
 
-@contextmanager
-def training_threads(step_size: int, n_steps: float) -> Iterator[None]:
-    """Let large calls of a long fit use more threads, and keep those of BLAS out of the way.
+def call_with_threads(function: Callable[[], _R], step_size: int, n_steps: float) -> _R:
+    """Train: let large calls of a long fit use more threads, and keep those of BLAS out of the way.
 
     Parameters
     ----------
+    function : callable
     step_size : int
         Multiply-adds of a training step.
     n_steps : float
         Most steps.
     """
     if step_size <= _ONE_BLAS_THREAD:
-        yield
-        return
+        return function()
     is_long = step_size >= _LARGE_STEP and step_size * n_steps >= _LONG_FIT
-    with single_threaded_blas(), threads_for_large_calls(available_threads() if is_long else 1):
-        yield
+    with threads_for_large_calls(available_threads() if is_long else 1):
+        return on_one_blas_thread(function)()
 
 
 def available_threads() -> int:
@@ -165,33 +162,32 @@ def _cpu_count(affinity: frozenset[int]) -> int:
     return n_cores
 
 
-@contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """Keep the BLAS of numpy and scipy to one thread, while PyTorch computes in between.
+def on_one_blas_thread(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Keep the BLAS of numpy and scipy to one thread in a function that computes with PyTorch in between.
 
     BLAS threads that wait for the next product spin on the cores that others need. The setting is that of the
-    process: the first that enters sets it, and the last that leaves restores it.
+    process: the first that enters sets it, and the last that leaves restores it. Where threadpoolctl lets one thread
+    of the program alone decide on it, fits in other threads leave it.
     """
-    process, user = _process, object()
-    try:
-        process.limit_blas(user)
-        yield
-    finally:
-        _despite_interrupts(process.release_blas, user)
 
-
-def _despite_interrupts(function: Callable[[_T], object], argument: _T) -> None:
-    """Call a function that can be called again until Ctrl-C has not interrupted it."""
-    interrupt = None
-    while True:
+    @wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        process, user, interrupt = _process, object(), None
         try:
-            function(argument)
-        except KeyboardInterrupt as error:
-            interrupt = error
-        else:
-            break
-    if interrupt is not None:
-        raise interrupt
+            process.limit_blas(user)
+            return function(*args, **kwargs)
+        finally:
+            is_limited = True
+            while is_limited:
+                try:
+                    process.release_blas(user)
+                    is_limited = False
+                except KeyboardInterrupt as error:  # once more, and then it goes on its way
+                    interrupt = error
+            if interrupt is not None:
+                raise interrupt
+
+    return call
 
 
 @cache

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import joblib
 import numpy as np
@@ -15,7 +16,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from sktorch_mlp import MLPTorchClassifier
 from sktorch_mlp._nn import compat
 from sktorch_mlp._training import threads
-from sktorch_mlp._training.threads import available_threads, on_one_thread, single_threaded_blas
+from sktorch_mlp._training.threads import available_threads, on_one_blas_thread, on_one_thread
 
 pytestmark = pytest.mark.usefixtures("two_torch_threads")
 
@@ -128,11 +129,7 @@ def test_interrupts_leave_the_settings(blas):
     def work_until(seconds):
         signal.setitimer(signal.ITIMER_REAL, seconds)
         while True:
-            if blas:
-                with single_threaded_blas():
-                    pass
-            else:
-                limited(int)
+            (on_one_blas_thread(int) if blas else partial(limited, int))()
 
     libraries = threads._blas_libraries()
     random, before = np.random.RandomState(0), signal.getsignal(signal.SIGALRM)
@@ -143,7 +140,7 @@ def test_interrupts_leave_the_settings(blas):
                 with pytest.raises(KeyboardInterrupt):
                     work_until(random.uniform(1e-4, 1e-3))
                 assert torch.get_num_threads() == 2
-                assert not threads._local.n_threads
+                assert not getattr(threads._local, "n_threads", 0)
                 assert {library.num_threads for library in libraries} == {2}
     finally:
         signal.signal(signal.SIGALRM, before)
@@ -213,12 +210,13 @@ def test_a_function_of_the_user_runs_on_one_thread():
 
 
 def test_blas_is_kept_to_one_thread_until_the_last_leaves():
-    first, second = single_threaded_blas(), single_threaded_blas()
+    def check():
+        assert _blas_threads() == {1}
+
+    def work():
+        on_one_blas_thread(check)()
+        check()
+
     with threadpool_limits(2, user_api="blas"):
-        first.__enter__()
-        second.__enter__()
-        assert _blas_threads() == {1}
-        first.__exit__(None, None, None)
-        assert _blas_threads() == {1}
-        second.__exit__(None, None, None)
+        on_one_blas_thread(work)()
         assert _blas_threads() == {2}
