@@ -9,12 +9,13 @@ interpreter at every operation.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,6 +29,9 @@ _MAX_PENDING_BYTES = 2**30
 #: Stacks that train at a time at most; more threads would wait for the interpreter.
 _MAX_TRAINERS = 8
 
+#: Seconds without training or any work after which tasks are taken to wait for each other, and the share of the
+#: time that is no work.
+_STALLED, _IDLE = 0.5, 0.02
 
 _local = threading.local()  # .pool: the pool whose task this thread runs
 
@@ -36,6 +40,17 @@ def current_batcher() -> FitBatcher | None:
     """Return the batcher of the task that this thread runs, if there is one."""
     pool: TaskPool | None = getattr(_local, "pool", None)
     return None if pool is None else pool.batcher
+
+
+class _Times(NamedTuple):
+    """Seconds of the clock, and those that this process has worked."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> _Times:
+        return cls(time.monotonic(), time.process_time())
 
 
 class PendingFit:
@@ -78,6 +93,7 @@ class FitBatcher:
         self._no_training = threading.Event()
         self._no_training.set()
         self._gpu_lock = threading.Lock()  # one stack at a time is enough for it
+        self._seen = _Times.now()  # when it was last found out whether all wait
 
     @property
     def n_threads(self) -> int:
@@ -97,7 +113,8 @@ class FitBatcher:
         with self._released_slot():
             with self.change():
                 self._pending.append(pending)
-            pending.done.wait()
+            while not pending.done.wait(_STALLED):
+                self._end_stall()
         if pool.is_stopped():
             raise KeyboardInterrupt
         error, pending.error = pending.error, None
@@ -216,8 +233,26 @@ class FitBatcher:
             self._acquire_slot()
 
     def _acquire_slot(self) -> None:
-        self._slots.acquire()
+        while not self._slots.acquire(timeout=_STALLED):
+            self._end_stall()
         self._no_training.wait()
+
+    def _end_stall(self) -> None:
+        """Let tasks go on that wait for each other, by a lock of the user's for example.
+
+        A task that holds it may have a fit that is pending, or wait for a slot, while the others have all slots.
+        """
+        with self._lock:
+            now = _Times.now()
+            seconds, worked = now.wall - self._seen.wall, now.cpu - self._seen.cpu
+            if seconds < _STALLED:
+                return
+            self._seen = now
+            was_just_seen = seconds < 5 * _STALLED  # else it says nothing of this moment
+            if self._no_training.is_set() and was_just_seen and worked < _IDLE * seconds:
+                self._slots.release()  # one more thread than cores
+                if self._pending:
+                    self._start_run()
 
     @contextmanager
     def waiting_for(self, called: TaskPool) -> Iterator[None]:

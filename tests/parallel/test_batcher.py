@@ -5,12 +5,14 @@ import threading
 import time
 import weakref
 from concurrent.futures import wait
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
 
+from sktorch_mlp._parallel import batcher as batcher_module
 from sktorch_mlp._parallel.batcher import FitBatcher, TaskPool, current_batcher
 from tests.parallel.fits import FILTERS, MLP, X, Y, assert_same_fits, fits_of, untrained_fit
 
@@ -71,7 +73,8 @@ def test_tasks_without_fits_are_not_waited_for(stacks):
 
 
 @pytest.mark.parametrize(("n_bytes_more", "waits"), [(0, False), (1, True)], ids=["limit", "below the limit"])
-def test_fits_that_hold_much_do_not_wait_for_others(n_bytes_more, waits):
+def test_fits_that_hold_much_do_not_wait_for_others(n_bytes_more, waits, monkeypatch):
+    monkeypatch.setattr(batcher_module, "_STALLED", 60.0)  # the other task does nothing
     (function,) = _fits(1)
     max_pending_bytes = untrained_fit(function).data.nbytes + n_bytes_more
     is_trained = threading.Event()
@@ -330,3 +333,33 @@ def test_pools_of_a_stopped_task_are_stopped():
     outer.close()
     assert inner == [True]
     assert not TaskPool(outer.batcher, 1).is_stopped()
+
+
+def test_tasks_that_hold_a_lock_around_their_fits_train_one_after_the_other(stacks, monkeypatch):
+    monkeypatch.setattr(batcher_module, "_STALLED", 0.1)
+    lock = threading.Lock()
+
+    def task(fit):
+        with lock:
+            return fit()
+
+    pool = TaskPool(FitBatcher(), 3)
+    futures = [pool.submit(partial(task, fit)) for fit in _fits(4)]
+    assert_same_fits([future.result(timeout=60) for future in futures], [fit() for fit in _fits(4)])
+    pool.close()
+    assert stacks.sizes == [1] * 4
+
+
+def test_tasks_that_meet_after_their_fits_get_slots(one_trainer, monkeypatch):
+    monkeypatch.setattr(batcher_module, "_STALLED", 0.1)
+    barrier = threading.Barrier(3)
+
+    def task(fit):
+        fitted = fit()
+        barrier.wait(60)
+        return fitted
+
+    pool = TaskPool(FitBatcher(), 3)
+    futures = [pool.submit(partial(task, fit)) for fit in _fits(3)]
+    assert_same_fits([future.result(timeout=60) for future in futures], [fit() for fit in _fits(3)])
+    pool.close()
