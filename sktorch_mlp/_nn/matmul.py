@@ -71,7 +71,8 @@ class Scratch:
         size = n_units * n_rows
         self._last, self._before = self._before, self._last
         if self._last.numel() < size or self._last.dtype != like.dtype:
-            self._last = like.new_empty(size)
+            with torch.inference_mode(False):  # others may be in no such mode
+                self._last = like.new_empty(size)
         return self._last[:size].view(n_units, n_rows)
 
 
