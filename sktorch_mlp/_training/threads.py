@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import cache, lru_cache, wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import joblib
@@ -157,9 +158,41 @@ def _affinity() -> frozenset[int]:
 
 @lru_cache(maxsize=1)
 def _cpu_count(affinity: frozenset[int]) -> int:
-    """Cores, less those that affinity and quotas withhold; joblib needs 70 µs to read them."""
+    """Cores, less those that affinity and quotas withhold; joblib needs 70 µs to read them.
+
+    joblib sees the quota of a container. That of a service or a job that runs beside others is one of its control group.
+    """
     n_cores: int = joblib.cpu_count()
-    return n_cores
+    return max(1, math.ceil(min(n_cores, _cgroup_quota())))
+
+
+def _cgroup_quota(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores whose time the control groups of this process may have at most, by Linux's documentation of cgroups."""
+    quota = math.inf
+    for line in _read(groups).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "cpu" if controllers else root
+        group = mount / path.lstrip("/")
+        for directory in [group, *group.parents]:
+            if not directory.is_relative_to(mount):
+                break
+            if controllers:
+                limit = [_read(directory / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
+            else:
+                limit = _read(directory / "cpu.max").split()
+            if all(number.strip().isdigit() for number in limit) and len(limit) == 2:  # else -1, max or nothing
+                quota = min(quota, int(limit[0]) / int(limit[1]))
+    return quota
+
+
+def _read(path: Path) -> str:
+    """Text of a file; nothing where there is none."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def on_one_blas_thread(function: Callable[_P, _R]) -> Callable[_P, _R]:

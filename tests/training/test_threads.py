@@ -165,6 +165,41 @@ def test_affinity_is_respected():
     assert available_threads() == min(2, joblib.cpu_count())
 
 
+@pytest.mark.parametrize(
+    ("groups", "files", "quota"),
+    [
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "150000 100000\n"}, 1.5),
+        ("0::/a/b\n", {"a/b/cpu.max": "50000 100000\n", "a/cpu.max": "150000 100000\n"}, 0.5),
+        ("0::/\n", {"cpu.max": "200000 100000\n"}, 2.0),
+        (
+            "7:memory:/x\n4:cpu,cpuacct:/a\n0::/\n",
+            {"cpu/a/cpu.cfs_quota_us": "300000\n", "cpu/a/cpu.cfs_period_us": "100000\n"},
+            3.0,
+        ),
+        ("1:cpu:/a\n", {"cpu/a/cpu.cfs_quota_us": "-1\n", "cpu/a/cpu.cfs_period_us": "100000\n"}, np.inf),
+        ("0::/a\n", {}, np.inf),
+        (None, {}, np.inf),
+    ],
+)
+def test_quotas_of_control_groups(groups, files, quota, tmp_path):
+    for name, text in files.items():
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    if groups is not None:
+        (tmp_path / "groups").write_text(groups)
+    assert threads._cgroup_quota(tmp_path / "groups", tmp_path / "root") == quota
+
+
+def test_quotas_limit_the_threads(monkeypatch):
+    monkeypatch.setattr(threads, "_cgroup_quota", lambda: 0.5)
+    threads._cpu_count.cache_clear()
+    assert available_threads() == 1
+    monkeypatch.undo()
+    threads._cpu_count.cache_clear()
+    assert available_threads() == min(2, joblib.cpu_count())
+
+
 def test_in_a_pool_of_threads_each_takes_one():
     both = threading.Barrier(2)
 
