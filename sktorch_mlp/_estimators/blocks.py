@@ -35,6 +35,7 @@ class _Helpers:
                 self._n_callers -= 1
 
     def _ask(self, n_helpers: int, blocks: _Blocks) -> None:
+        """Let helpers compute, if they can be had."""
         with self._lock:
             try:
                 if self._executor is None or n_helpers > self._n_threads:

@@ -24,8 +24,11 @@ BLOCK_ROWS, _FLOAT32_BLOCK_ROWS = 2048, 512
 #: Multiply-adds from which a prediction is divided into two blocks, for two threads to share them.
 _LARGE = 40_000_000
 
-#: Multiply-adds from which there are more blocks, a pair for each time, and how many at least where there are enough.
+#: Multiply-adds for each pair of blocks beyond the first, and into how many blocks of fewer rows than these at most.
 _PAIR_OF_BLOCKS, _N_BLOCKS = 100_000_000, 8
+
+#: Predictions at the same time whose memory is kept for the next ones.
+_N_SCRATCHES = 4
 
 
 class Predictor:
@@ -74,15 +77,15 @@ class Predictor:
             return self._predict_blocks(rows, first_coef, block_rows)
 
     def _block_rows(self, n_rows: int) -> int:
-        """Rows of a block. They depend on no number of threads, and so do not the bits of the predictions."""
+        """Rows of a block: the same for any number of threads, so that the bits of the predictions are, too."""
         n_operations = n_rows * self._n_coefs
         if n_operations < _LARGE or not self._may_share:
             return BLOCK_ROWS
-        most = BLOCK_ROWS
-        if self._first_coef.dtype == torch.float32:
-            most = min(most, max(_FLOAT32_BLOCK_ROWS, _LARGE // self._n_coefs))
         n_blocks = min(_N_BLOCKS, 2 * max(1, n_operations // _PAIR_OF_BLOCKS))
-        return min(most, -(-n_rows // n_blocks))
+        block_rows = min(BLOCK_ROWS, -(-n_rows // n_blocks))
+        if self._first_coef.dtype == torch.float32:
+            block_rows = min(block_rows, max(_FLOAT32_BLOCK_ROWS, _LARGE // self._n_coefs))
+        return block_rows
 
     def _predict_blocks(self, rows: Rows, first_coef: Tensor, block_rows: int) -> Tensor:
         n_rows = len(rows)
@@ -110,6 +113,6 @@ class Predictor:
         for column, coef, function in self._deeper:
             units = addmm(column, coef, function(units), scratch)
         outputs = self._activate_outputs_(units).mT.clone(memory_format=torch.contiguous_format)
-        if len(self._scratch) < _N_BLOCKS:
+        if len(self._scratch) < _N_SCRATCHES:
             self._scratch.append(scratch)
         return outputs

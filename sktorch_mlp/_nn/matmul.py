@@ -20,8 +20,9 @@ from .threads import share_product
 BoundProduct = Callable[[], object]
 
 #: Multiply-adds up to which numpy's BLAS is quicker, by up to three times: those of the kernels of OpenBLAS for
-#: small matrices. Beyond, the buffers of two libraries would take the cache from each other.
-_SMALL = 1_500_000
+#: small matrices, which have one thread. Beyond, the number of threads may change bits, and the buffers of two
+#: libraries would take the cache from each other.
+_SMALL = 1_000_000
 
 #: Rows or outputs up to which it is so where a summand is added, which PyTorch does in the same call.
 _NARROW = 16
@@ -80,8 +81,8 @@ def addmm(summand: Tensor, a: Tensor, b: Tensor, scratch: Scratch, *, bfloat16: 
     """Return ``a @ b + summand``, in memory of `scratch`; see `bind_mm`."""
     out = scratch.empty(len(a), b.shape[-1], a)
     if bfloat16:
-        return torch.add(torch.matmul(a.bfloat16(), b.bfloat16()), summand, out=out)
-    # The product of a matrix and a vector PyTorch adds up in the same call, as quickly.
+        return _addmm_bfloat16(summand, a, b, out)
+    # For a single row PyTorch's product of a matrix and a vector is as quick, and adds the summand in the same call.
     if 1 < b.shape[-1] <= _NARROW and _adds_by_numpy(a, b):
         np.dot(a.numpy(), b.numpy(), out=out.numpy())
         return out.add_(summand)
@@ -104,7 +105,7 @@ def _bind_numpy(a: Tensor, b: Tensor, out: Tensor) -> BoundProduct:
     return partial(np.dot if a.ndim == 2 else np.matmul, *arrays)
 
 
-def _addmm_bfloat16(summand: Tensor, a: Tensor, b: Tensor, out: Tensor) -> Any:
+def _addmm_bfloat16(summand: Tensor, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     return torch.add(torch.matmul(a.bfloat16(), b.bfloat16()), summand, out=out)
 
 

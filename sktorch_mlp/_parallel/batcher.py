@@ -195,6 +195,7 @@ class FitBatcher:
                 return
             queue.extendleft(self._train_stack(stack))
 
+    @on_one_thread
     def _train_stack(self, stack: list[PendingFit]) -> list[list[PendingFit]]:
         """Train a stack; after an error return its halves, which are to be trained instead."""
 
@@ -205,7 +206,7 @@ class FitBatcher:
         on_cpu = stack[0].fit.network.device.type == "cpu"
         try:
             with torch.inference_mode(False), nullcontext() if on_cpu else self._gpu_lock:
-                on_one_thread(train)([pending.fit for pending in stack], check)
+                train([pending.fit for pending in stack], check)
         except BaseException as error:  # whose it is will be known once it trains alone
             if len(stack) == 1:
                 stack[0].error = error
