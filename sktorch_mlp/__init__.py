@@ -2,12 +2,20 @@
 
 from ._estimators.classifier import MLPTorchClassifier
 from ._estimators.regressor import MLPTorchRegressor
+from ._estimators.tabular import TabularMLPClassifier, TabularMLPRegressor
 from ._parallel.backend import stacked_fits
 
-__all__ = ["MLPTorchClassifier", "MLPTorchRegressor", "__version__", "stacked_fits"]
+__all__ = [
+    "MLPTorchClassifier",
+    "MLPTorchRegressor",
+    "TabularMLPClassifier",
+    "TabularMLPRegressor",
+    "__version__",
+    "stacked_fits",
+]
 __version__ = "0.1.0"
 
 # The modules are private. Pickles, files and trust lists record the public place.
-for _public in (MLPTorchClassifier, MLPTorchRegressor, stacked_fits):
+for _public in (MLPTorchClassifier, MLPTorchRegressor, TabularMLPClassifier, TabularMLPRegressor, stacked_fits):
     _public.__module__ = "sktorch_mlp"
 del _public

@@ -78,12 +78,15 @@ class MiniBatches:
     shufflers : sequence of Shuffler
         One for each network.
     batch_size : int
-        Rows of a batch; a short last batch is kept. Networks may differ in their number of
-        rows, but not in that of batches.
+        Rows of a batch. Networks may differ in their number of rows, but not in that of
+        batches.
     longest_segment : int, default=None
         Most batches of a segment; None for as many as memory allows.
     segment_rows : int, default=2**17
         Most rows of a segment.
+    drop_last : bool, default=False
+        Whether to leave out, in each epoch, rows at the end of the order that do not make a
+        whole batch for every network. Else a short last batch is kept.
 
     Attributes
     ----------
@@ -98,9 +101,14 @@ class MiniBatches:
         batch_size: int,
         longest_segment: int | None = None,
         segment_rows: int = SEGMENT_ROWS,
+        *,
+        drop_last: bool = False,
     ) -> None:
         self._samples, self._shufflers = samples, shufflers
         n_train = [len(rows) for rows in samples.indices]
+        takes_all = not drop_last or set(n_train) == {batch_size}
+        if drop_last:
+            n_train = [max(1, min(n_train) // batch_size) * batch_size] * len(n_train)
         n_rows = max(n_train)
         sizes = [min(batch_size, n_rows - start) for start in range(0, n_rows, batch_size)]
         if min(n_train) <= n_rows - sizes[-1]:
@@ -115,7 +123,9 @@ class MiniBatches:
             first = Segment(samples, parts[0], n_train, n_missing=[0] * len(n_train))
         self.segments = [first] * (len(parts) - 1) + [last] if len(parts) > 1 else [last]
         self._lengths = [sum(part) for part in parts]
-        if len(sizes) == 1 and not samples.sums_weights_in_order:  # all training rows, whose order does not matter
+        if (
+            len(sizes) == 1 and takes_all and not samples.sums_weights_in_order
+        ):  # all training rows, whose order does not matter
             last.load(*samples.stack_indices(samples.indices), once=True)
 
     def shuffle_ahead(self) -> None:
@@ -125,7 +135,8 @@ class MiniBatches:
 
     def next_epoch(self) -> Iterator[Segment]:
         """Shuffle, and load the segments of the epoch one after the other."""
-        orders = [shuffler.next_epoch() for shuffler in self._shufflers]
+        n_rows = sum(self._lengths)  # fewer than a network has where the last are dropped
+        orders = [shuffler.next_epoch()[:n_rows] for shuffler in self._shufflers]
         if self.segments[-1].is_loaded_once:
             yield self.segments[-1]
             return

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, ClassVar, Self
@@ -31,7 +29,7 @@ from sktorch_mlp._training.threads import on_one_thread
 
 from . import fitting, inputs
 from .compat import CallbackSupportMixin
-from .fitted import FittedMLP, WeightArrays
+from .fitted import FittedMLP, WeightArrays, restored_after_errors
 from .inputs import Inputs
 from .messages import warn_as_sklearn
 from .parameters import CONSTRAINTS, Architecture, check_parameters, make_optimizer, make_schedule
@@ -63,7 +61,7 @@ class BaseMLPTorch(CallbackSupportMixin, FittedMLP, ABC):
         inputs.check_validation_arguments(validation, solver=self.solver, needs_validation=needs_validation)
         resumes = hasattr(self, "coefs_") and (self.warm_start or incremental)
         device = resolve_device(self.device)
-        with self._restored_after_errors():
+        with restored_after_errors(self):
             dtype = self._resolve_dtype(device, resumes)
             training = inputs.validate_training(self, given, dtype, reset=not resumes)
             dtype = dtype or training.X.dtype
@@ -94,17 +92,6 @@ class BaseMLPTorch(CallbackSupportMixin, FittedMLP, ABC):
         for message, category in messages:  # only now: a warning that is made an error leaves a fitted model
             warn_as_sklearn(message, category)
         return self
-
-    @contextmanager
-    def _restored_after_errors(self) -> Iterator[None]:
-        """Leave a fitted model as it was if data turn out to be wrong."""
-        before = dict(vars(self))
-        try:
-            yield
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
 
     def _resolve_dtype(self, device: torch.device, resumes: bool) -> np.dtype | None:
         """Precision to train in; None for that of X."""

@@ -12,13 +12,25 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
+# Rows of arrays and of frames of any library.
+from sklearn.utils import _safe_indexing as safe_indexing
+
 # Constraints of parameters, whose errors are those of scikit-learn's own estimators. The module is private by its
 # name, but third-party estimators are meant to use it, and scikit-learn's estimator checks read the constraints.
-from sklearn.utils._param_validation import Interval, InvalidParameterError, Options, StrOptions
+from sklearn.utils._param_validation import (
+    Interval,
+    InvalidParameterError,
+    Options,
+    StrOptions,
+    validate_parameter_constraints,
+)
 
 # Checks of `partial_fit` and `sample_weight`, word by word those of scikit-learn's own estimators.
 from sklearn.utils.multiclass import _check_partial_fit_first_call as check_partial_fit_first_call
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+
+# Checks of y alone, where X is a frame: `validate_data` would look at names of X as well.
+from sklearn.utils.validation import _check_y as check_y
 
 __all__ = [
     "BaseEstimator",
@@ -32,9 +44,12 @@ __all__ = [
     "available_if",
     "check_partial_fit_first_call",
     "check_sample_weight",
+    "check_y",
     "fit_context",
     "has_callbacks",
+    "safe_indexing",
     "scorer_takes_weights",
+    "validate_parameter_constraints",
     "with_callbacks",
 ]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -73,6 +74,18 @@ class WeightArrays:
 
 def _are_same_objects(some: Sequence[object], others: Sequence[object]) -> bool:
     return len(some) == len(others) and all(map(operator.is_, some, others))
+
+
+@contextmanager
+def restored_after_errors(estimator: BaseEstimator) -> Iterator[None]:
+    """Leave a fitted estimator as it was if data turn out to be wrong."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        estimator.__dict__.clear()
+        estimator.__dict__.update(before)
+        raise
 
 
 class FittedMLP(MLPParameters, BaseEstimator):

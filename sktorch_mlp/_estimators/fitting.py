@@ -87,7 +87,7 @@ def make_fit(
 
 
 def make_scoring(
-    estimator: MLPParameters,
+    estimator: Any,
     targets: Targets,
     training: Inputs,
     validation: Inputs,

@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from sklearn.base import is_classifier
 from sklearn.model_selection import train_test_split
-from sklearn.utils import column_or_1d
+from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.validation import validate_data
 
 from sktorch_mlp._data.rows import Rows
@@ -20,7 +21,7 @@ from sktorch_mlp._data.samples import Samples, TrainingData
 from sktorch_mlp._nn.network import NetworkSpec
 from sktorch_mlp._nn.tensors import as_tensor, to_numpy
 
-from .compat import BaseEstimator, check_sample_weight
+from .compat import BaseEstimator, check_sample_weight, check_y, safe_indexing
 from .targets import Targets
 
 
@@ -87,6 +88,64 @@ def validate_training(estimator: BaseEstimator, inputs: Inputs, dtype: np.dtype 
     return Inputs(X, y, sample_weight)
 
 
+def validate_table(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
+    """Validate a table, which stays a frame if it is one.
+
+    Parameters
+    ----------
+    estimator : estimator
+    X : frame, array-like, sparse matrix or Tensor
+    reset : bool
+        Whether to learn the number and names of features, or to check them.
+    """
+    X = to_numpy(X, "X")
+    if hasattr(X, "columns"):
+        validate_data(estimator, X, skip_check_array=True, reset=reset)
+        if len(X) == 0:
+            raise ValueError(f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is required.")
+        return X
+    return validate_data(
+        estimator,
+        X,
+        accept_sparse=["csr", "csc"],
+        dtype=(np.float64, np.float32) if sp.issparse(X) else None,
+        ensure_all_finite=True if sp.issparse(X) else "allow-nan",
+        reset=reset,
+    )
+
+
+def validate_table_training(estimator: BaseEstimator, inputs: Inputs, *, reset: bool) -> Inputs:
+    """Validate a table with y and weights."""
+    X = validate_table(estimator, inputs.X, reset=reset)
+    if inputs.y is None:
+        raise ValueError(f"This {type(estimator).__name__} requires y to be passed, but the target y is None.")
+    y = check_y(to_numpy(inputs.y, "y"), multi_output=True, y_numeric=not is_classifier(estimator))
+    check_consistent_length(X, y)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = column_or_1d(y, warn=True)
+    sample_weight = inputs.sample_weight
+    if sample_weight is not None:
+        sample_weight = check_sample_weight(to_numpy(sample_weight, "sample_weight"), np.empty((len(y), 0)))
+    return Inputs(X, y, sample_weight)
+
+
+def without_weightless_rows(inputs: Inputs) -> Inputs:
+    """Leave out rows of weight zero, which must not change anything.
+
+    Raises
+    ------
+    ValueError
+        If no row is left.
+    """
+    X, y, sample_weight = inputs
+    if sample_weight is None or sample_weight.all():
+        return inputs
+    rows = np.flatnonzero(sample_weight)
+    if len(rows) == 0:
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return Inputs(safe_indexing(X, rows), y[rows], sample_weight[rows])
+
+
 @contextmanager
 def _columns_named_in_errors(X: Any) -> Iterator[None]:
     """Name the columns of a frame that are not numbers, where numpy says only that it cannot convert something."""
@@ -121,13 +180,20 @@ def validate_validation(
     """Validate validation data; errors say that they are about these. Without all training data they are not compared."""
     if inputs.X is None:
         return inputs
-    try:
+    with validation_named_in_errors():
         inputs = validate_training(estimator, inputs, dtype, reset=False)
+    targets.check_validation(inputs.y, None if training is None else training.y)
+    return inputs
+
+
+@contextmanager
+def validation_named_in_errors() -> Iterator[None]:
+    """Say in errors that they are about validation data."""
+    try:
+        yield
     except (ValueError, TypeError) as error:
         class_ = ValueError if isinstance(error, ValueError) else TypeError
         raise class_(f"X_val, y_val or sample_weight_val: {error}") from error
-    targets.check_validation(inputs.y, None if training is None else training.y)
-    return inputs
 
 
 def validate_prediction(estimator: BaseEstimator, X: Any) -> Any:

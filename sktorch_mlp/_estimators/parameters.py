@@ -117,20 +117,19 @@ def check_parameters(params: MLPParameters) -> Architecture:
     ValueError, TypeError
     """
     _check_combinations(params)
-    sizes = hidden_layer_sizes(params)
+    sizes = check_layer_sizes(params.hidden_layer_sizes)
     n_hidden = len(sizes)
     return Architecture(sizes, activations(params, n_hidden), dropout_rates(params, n_hidden), weight_init(params))
 
 
-def hidden_layer_sizes(params: MLPParameters) -> tuple[int, ...]:
-    """Units of each hidden layer.
+def check_layer_sizes(sizes: Any) -> tuple[int, ...]:
+    """Units of each hidden layer, given one number or several.
 
     Raises
     ------
     ValueError, TypeError
         If one is not a positive integer.
     """
-    sizes: Any = params.hidden_layer_sizes
     sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
     if np.any(np.array(sizes) <= 0):
         raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")

@@ -285,6 +285,38 @@ class NumericTargets(Targets):
         return REGRESSION_LOSSES[self.loss](self._n_targets)
 
 
+class StandardizedTargets(NumericTargets):
+    """Numbers that a network sees with mean 0 and variance 1, so that their unit does not matter.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_rows,) or (n_rows, n_targets)
+
+    Attributes
+    ----------
+    center, scale : ndarray of shape (n_targets,)
+    """
+
+    def __init__(self, y: Any) -> None:
+        super().__init__(count_columns(y), "squared_error", 0.5)
+        numbers = _dense_numbers(y, "y").astype(np.float64).reshape(-1, self._n_targets)
+        low, high = numbers.min(0), numbers.max(0)
+        middle, half = low / 2 + high / 2, high / 2 - low / 2  # first, lest squares overflow
+        half[half == 0] = 1
+        within = (numbers - middle) / half
+        self.center = middle + half * within.mean(0)
+        self.scale = np.where(low < high, half * within.std(0), 1.0)
+
+    def encode(self, y: Any, dtype: np.dtype) -> np.ndarray:
+        """Standardize and transpose numbers."""
+        numbers = _dense_numbers(y, "y").astype(np.float64).reshape(-1, self._n_targets)
+        return np.ascontiguousarray(((numbers - self.center) / self.scale).T, dtype=dtype)
+
+    def decode(self, outputs: np.ndarray) -> np.ndarray:
+        """Turn outputs (n_rows, n_targets) back into numbers, in float64."""
+        return outputs * self.scale + self.center
+
+
 def _dense_numbers(y: Any, name: str) -> np.ndarray:
     """Make an array of targets.
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .embeddings import EmbeddedBatches
 from .hidden import hidden_layers
 from .inputs import Batch
 from .losses import OUTPUT_ACTIVATIONS, Loss
@@ -41,6 +42,8 @@ class ForwardPass:
     coefs : list of Tensor of shape ([n_networks,] n_out, n_in)
     outputs : list of Tensor of shape ([n_networks,] n_units, n_rows)
         Output of each layer at the last call.
+    embedded : EmbeddedBatches or None
+        Makes batches of inputs, which the first layer takes, of batches of columns; None where these are the same.
     hidden : list of HiddenLayer
         Functions of the outputs of each hidden layer; in training only.
     """
@@ -51,6 +54,7 @@ class ForwardPass:
         self.outputs = [_unit_buffer(coef, n_rows, network.spec.sparse_input and coef is coefs[0]) for coef in coefs]
         self._intercepts = [squeeze_stack(intercept.unsqueeze(-1)) for intercept in intercepts]
         self._activate_outputs_ = OUTPUT_ACTIVATIONS[out_activation]
+        self.embedded = _embedded_batches(network, n_rows)
         self.hidden, self._batch_norms = hidden_layers(network, self.outputs) if training else ([], [])
         if training:
             functions = [layer.forward_ for layer in self.hidden]
@@ -75,6 +79,10 @@ class ForwardPass:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Outputs of shape ([n_networks,] n_outputs, n_rows); a buffer, valid until the next call."""
+        return self.of_inputs(batch if self.embedded is None else self.embedded(batch))
+
+    def of_inputs(self, batch: Batch) -> Tensor:
+        """Outputs for a batch of inputs of the first layer."""
         batch.affine(self.coefs[0], self._intercepts[0], self.outputs[0])
         for function, units, write_output in self._deeper:
             result = function(units)
@@ -132,6 +140,11 @@ class Gradient:
             )
             delta = below
         self._first_delta = delta
+        self._embed = self._forward.embedded
+        embedding_grad = network.embedding_view(network.grad)
+        self._write_embedding_grad = (
+            [] if self._embed is None else self._embed.bind_gradient(self._forward.coefs[0], delta, embedding_grad)
+        )
 
     def __call__(self, batch: Batch, targets: Tensor, fractions: Tensor, total: Tensor, loss_terms: Tensor) -> None:
         """Set the gradient to that of the sum over rows of fraction × loss.
@@ -148,7 +161,9 @@ class Gradient:
             Receives the term of each row, see `Loss.row_losses`.
         """
         self._forward.set_sample_weight(fractions, total)
-        delta = self._forward(batch)
+        if self._embed is not None:
+            batch = self._embed(batch)
+        delta = self._forward.of_inputs(batch)
         if self._keep_outputs:
             self.outputs = delta.clone()
         self._to_delta_(delta, targets, loss_terms)
@@ -160,6 +175,16 @@ class Gradient:
             backward_(below, units)
         batch.coef_grad(self._first_delta, self._first_coef_grad)
         torch.sum(self._first_delta, -1, out=self._first_intercept_grad)
+        for write_grad in self._write_embedding_grad:
+            write_grad()
+
+
+def _embedded_batches(network: StackedMLP, n_rows: int) -> EmbeddedBatches | None:
+    spec = network.spec
+    if spec.embedding is None:
+        return None
+    parameters = network.embedding_view(network.flat.detach())
+    return EmbeddedBatches(spec.embedding, parameters, network.bin_scales, n_rows, bfloat16=spec.bfloat16)
 
 
 def _unit_buffer(coef: Tensor, n_rows: int, row_major: bool) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .activations import ActivationLike, function_key, get_activation
 from .dropout import Dropout
+from .embeddings import TableEmbedding
 from .modules import EPSILON, NORM_NAMES, sequential
 from .tensors import as_tensor, join_states, select_networks
 
@@ -48,6 +49,8 @@ class NetworkSpec:
         Precision of the parameters.
     device : torch.device, default=CPU
         Device of the parameters.
+    embedding : TableEmbedding, default=None
+        Makes the inputs of the first layer from the columns of X; None where they are these columns.
     """
 
     layer_units: tuple[int, ...]
@@ -57,6 +60,7 @@ class NetworkSpec:
     bfloat16: bool = False
     dtype: torch.dtype = torch.float32
     device: torch.device = _CPU
+    embedding: TableEmbedding | None = None
 
     @property
     def n_coefs(self) -> int:
@@ -86,15 +90,18 @@ class StackedMLP(nn.Module):
     ----------
     flat : Parameter of shape (n_networks, n_parameters)
         All coefficients layer by layer, then all intercepts, then scales and shifts of the
-        normalizations, so that an update is one call and the L2 penalty concerns one
-        slice, ``[:, :n_coefs]``.
+        normalizations, then the embedding, so that an update is one call and the L2
+        penalty concerns one slice, ``[:, :n_coefs]``.
     running : Tensor of shape (n_networks, n_statistics)
         Running means and variances of batch normalization, which no gradient moves.
+    bin_scales : Tensor of shape (n_networks, 1)
+        Factor of the inputs that are bins; with an embedding only.
     dropout : Dropout or None
         Masks of hidden units in training.
     """
 
     running: Tensor
+    bin_scales: Tensor
 
     def __init__(self, spec: NetworkSpec, n_networks: int = 1) -> None:
         super().__init__()
@@ -107,13 +114,17 @@ class StackedMLP(nn.Module):
         n_normalized = self._n_normalized = starts[-1]
         #: place of each layer among the scales in `flat`, and among the means in `running`
         self._norm_slices = [slice(start, start + n) for start, n in zip(starts[:-1], hidden_units, strict=True)]
-        flat = torch.zeros(n_networks, self._n_affine + 2 * n_normalized, dtype=spec.dtype, device=spec.device)
+        self._n_embedding = 0 if spec.embedding is None else spec.embedding.n_parameters
+        n_parameters = self._n_affine + 2 * n_normalized + self._n_embedding
+        flat = torch.zeros(n_networks, n_parameters, dtype=spec.dtype, device=spec.device)
         running = flat.new_zeros(n_networks, 2 * n_normalized if spec.normalization == "batch" else 0)
         if spec.normalization is not None:
             flat[:, self._n_affine : self._n_affine + n_normalized] = 1  # scales
             running[:, n_normalized:] = 1  # variances
         self.flat = nn.Parameter(flat)
         self.register_buffer("running", running)
+        if spec.embedding is not None:
+            self.register_buffer("bin_scales", flat.new_ones(n_networks, 1))
 
     @property
     def n_networks(self) -> int:
@@ -175,8 +186,14 @@ class StackedMLP(nn.Module):
         if self.spec.normalization is None:
             return []
         flat = self.flat if flat is None else flat
-        scales, shifts = flat[:, self._n_affine :].split([self._n_normalized] * 2, 1)
+        norms = flat[:, self._n_affine : self._n_affine + 2 * self._n_normalized]
+        scales, shifts = norms.split([self._n_normalized] * 2, 1)
         return [(scales[:, units], shifts[:, units]) for units in self._norm_slices]
+
+    def embedding_view(self, flat: Tensor | None = None) -> Tensor:
+        """Parameters of the embedding, (n_networks, n_parameters), as a view of `flat`."""
+        flat = self.flat if flat is None else flat
+        return flat[:, flat.shape[1] - self._n_embedding :]
 
     def running_views(self) -> list[tuple[Tensor, Tensor]]:
         """Running means and variances of each batch normalization, (n_networks, n_units) both, as views."""
@@ -196,6 +213,7 @@ class StackedMLP(nn.Module):
         Parameters
         ----------
         X : Tensor of shape (n_rows, n_features) or (n_networks, n_rows, n_features)
+            Inputs of the first layer.
         """
         functions = hidden_functions(self.spec.activations, self.norm_tensors())
         units = X.mT

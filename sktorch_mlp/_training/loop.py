@@ -99,6 +99,7 @@ class _Stack:
             # Hooks may change the learning rate of the next step, which a GPU gets segment by segment.
             longest_segment=None if hooks is None else 1,
             segment_rows=segment_rows,
+            drop_last=any(option.drop_last for option in options),
         )
         return Trainer(self._network, fits[0].loss, minibatches, options, self._optimizer, hooks)
 

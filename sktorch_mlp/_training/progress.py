@@ -32,6 +32,8 @@ class TrainingOptions:
         ``scoring(network, k)`` scores the k-th network of a stack; None for the score of the loss.
     scores_loss : bool
         Whether the score is the negated validation loss.
+    drop_last : bool
+        Whether each epoch leaves out rows that do not make a whole batch. All networks of a stack do, or none.
     """
 
     alpha: float
@@ -45,6 +47,7 @@ class TrainingOptions:
     max_fun: int = 15000
     scoring: Callable[[StackedMLP, int], float] | None = None
     scores_loss: bool = False
+    drop_last: bool = False
 
 
 @dataclass

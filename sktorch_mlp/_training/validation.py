@@ -17,8 +17,8 @@ from sktorch_mlp._nn.tensors import squeeze_stack
 
 from .progress import TrainingOptions
 
-#: Rows validated at a time.
-_BLOCK_ROWS = 2**14
+#: Rows validated at a time; with an embedding so many that all inputs have this many numbers.
+_BLOCK_ROWS, _BLOCK_INPUTS = 2**14, 2**21
 
 
 class Validator:
@@ -36,7 +36,7 @@ class Validator:
     def __init__(self, network: StackedMLP, loss: Loss, samples: Samples, options: Sequence[TrainingOptions]) -> None:
         rows, target_rows = samples.stack_indices(samples.indices)
         self._network, self._loss, self._options = network, loss, options
-        blocks = rows.split(_BLOCK_ROWS, -1)
+        blocks = rows.split(_block_rows(network), -1)
         forwards = {n: ForwardPass(network, "identity", n) for n in {block.shape[-1] for block in blocks}}
         self._blocks = [(forwards[block.shape[-1]], samples.rows.take(block)) for block in blocks]
         self._activate_ = OUTPUT_ACTIVATIONS[loss.out_activation]
@@ -77,3 +77,10 @@ class Validator:
         if options.scoring is None or not math.isfinite(loss):  # scorers raise for predictions that are not finite
             return loss_score
         return options.scoring(self._network, k)
+
+
+def _block_rows(network: StackedMLP) -> int:
+    embedding = network.spec.embedding
+    if embedding is None:
+        return _BLOCK_ROWS
+    return min(_BLOCK_ROWS, max(64, _BLOCK_INPUTS // (network.n_networks * embedding.n_inputs)))

@@ -1,0 +1,204 @@
+"""Ensembles of fitted networks: stacks of one shape that predict as one network does, and their weighted average."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sktorch_mlp._data.device import is_available
+from sktorch_mlp._data.rows import Rows
+from sktorch_mlp._nn.activations import get_activation
+from sktorch_mlp._nn.embeddings import bind_fixed, split_learned
+from sktorch_mlp._nn.inputs import Batch, DenseBatch
+from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
+from sktorch_mlp._nn.matmul import Scratch, quiet_numpy
+from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
+from sktorch_mlp._nn.tensors import as_tensor, without_autocast
+from sktorch_mlp._training.threads import available_threads, on_one_thread
+
+from .blocks import compute_blocks
+
+#: Numbers in the largest buffer of a block of rows, and its fewest rows: so it stays in cache.
+_BLOCK_SIZE, _BLOCK_ROWS = 2**19, 64
+#: Multiply-adds from which blocks are shared with other threads.
+_LARGE = 40_000_000
+
+
+@dataclass(eq=False)
+class FittedStack:
+    """Fitted networks of one shape.
+
+    Attributes
+    ----------
+    spec : NetworkSpec
+    flat : ndarray of shape (n_networks, n_parameters)
+        All parameters, as in `StackedMLP`.
+    bin_scales : ndarray of shape (n_networks, 1)
+    out_activation : str
+        A key of ``OUTPUT_ACTIVATIONS``.
+    weights : ndarray of shape (n_networks,)
+        Weight of each network in the average.
+    """
+
+    spec: NetworkSpec
+    flat: np.ndarray
+    bin_scales: np.ndarray
+    out_activation: str
+    weights: np.ndarray
+
+    @classmethod
+    def from_networks(cls, networks: Sequence[StackedMLP], out_activation: str, weights: np.ndarray) -> FittedStack:
+        """Take over trained networks of one shape."""
+        network = StackedMLP.join(networks)
+        scales = network.bin_scales if network.spec.embedding is not None else network.flat.new_ones(len(networks), 1)
+        flat = network.flat.detach()
+        return cls(network.spec, flat.cpu().numpy(), scales.cpu().numpy(), out_activation, weights)
+
+    @property
+    def n_networks(self) -> int:
+        """Number of networks."""
+        return len(self.flat)
+
+    def member(self, k: int) -> FittedStack:
+        """One network, in the same memory."""
+        own = slice(k, k + 1)
+        return replace(self, flat=self.flat[own], bin_scales=self.bin_scales[own], weights=np.ones(1))
+
+    def network(self) -> StackedMLP:
+        """The networks as a stack on the device, on the CPU in the same memory."""
+        network = StackedMLP(replace(self.spec, device=torch.device("meta")), self.n_networks)
+        network.spec = self.spec
+        network.flat = torch.nn.Parameter(as_tensor(self.flat, self.spec.device))
+        if self.spec.embedding is not None:
+            network.bin_scales = as_tensor(self.bin_scales, self.spec.device)
+        return network
+
+    @cached_property
+    def _predictor(self) -> _StackPredictor:
+        with torch.inference_mode(False), torch.no_grad():  # the predictor outlives it
+            return _StackPredictor(self)
+
+    def predict(self, rows: Rows) -> Tensor:
+        """Weighted sum over networks of their activated outputs, (n_rows, n_outputs)."""
+        return self._predictor(rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_predictor"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if not is_available(self.spec.device):
+            self.spec = replace(self.spec, device=torch.device("cpu"))
+
+
+class _StackPredictor:
+    """Predicts with all networks of a stack in one call for each layer.
+
+    The first layers are one matrix, as all networks have the same fixed inputs.
+    """
+
+    def __init__(self, stack: FittedStack) -> None:
+        network = stack.network()
+        coefs, intercepts = network.views(network.flat.detach())
+        embedding, n_networks = stack.spec.embedding, stack.n_networks
+        self._n_networks, self._embedding = n_networks, embedding
+        self._like = coefs[0]
+        first = coefs[0]
+        n_fixed = first.shape[-1]
+        if embedding is not None:
+            n_fixed, n_bins = embedding.n_fixed, embedding.n_bins
+            self._write_fixed = bind_fixed(embedding, first)
+            self._parameters = network.embedding_view(network.flat.detach())
+            self._learned_coef = first[..., n_fixed:]
+            first = first[..., :n_fixed].clone()
+            first[..., n_fixed - n_bins :] *= network.bin_scales.unsqueeze(-1)
+        self._n_fixed = n_fixed
+        self._first_coef = first.reshape(-1, n_fixed)
+        self._first_intercept = intercepts[0].reshape(-1, 1)
+        activations = [get_activation(activation).forward_ for activation in stack.spec.activations]
+        columns = [intercept.unsqueeze(-1) for intercept in intercepts[1:]]
+        self._deeper = list(zip(activations, coefs[1:], columns, strict=True))
+        self._activate_outputs_ = OUTPUT_ACTIVATIONS[stack.out_activation]
+        self._weights = as_tensor(stack.weights, first.device).to(first.dtype)
+        self._n_outputs = coefs[-1].shape[1]
+        self._n_coefs = sum(coef.numel() for coef in coefs)
+        widest = max(n_fixed, n_networks * max(coef.shape[1] for coef in coefs))
+        self._block_rows = max(_BLOCK_ROWS, _BLOCK_SIZE // widest)
+
+    def __call__(self, rows: Rows) -> Tensor:
+        n_rows = len(rows)
+        with torch.inference_mode(False):
+            predictions = self._like.new_empty(n_rows, self._n_outputs)
+        slices = [slice(start, start + self._block_rows) for start in range(0, n_rows, self._block_rows)]
+
+        @on_one_thread
+        def compute(block: int) -> Tensor:
+            with torch.inference_mode(False), torch.no_grad(), quiet_numpy(), without_autocast(rows.device):
+                return self._predict(rows[slices[block]].all_rows())
+
+        def store(block: int, values: Tensor) -> None:
+            predictions[slices[block]] = values
+
+        is_large = n_rows * self._n_coefs >= _LARGE and rows.device.type == "cpu"
+        compute_blocks(compute, store, len(slices), available_threads() if is_large and len(slices) > 1 else 1)
+        return predictions
+
+    def _predict(self, batch: Batch) -> Tensor:
+        learned: Tensor | None = None
+        if self._embedding is not None:
+            assert isinstance(batch, DenseBatch)
+            columns = batch.rows.mT.contiguous()
+            inputs = columns.new_empty(self._n_fixed, columns.shape[1])
+            self._write_fixed(columns, inputs)
+            batch = DenseBatch(inputs.mT)
+            if self._embedding.n_parameters:
+                n_learned = self._learned_coef.shape[-1]
+                learned = columns.new_empty(self._n_networks, n_learned, columns.shape[1])
+                for own, out in zip(self._parameters, learned, strict=True):
+                    for part, parameters, part_out in split_learned(self._embedding, own, out):
+                        part.write(parameters, columns, part_out)
+        units = batch.affine_once(self._first_coef, self._first_intercept, Scratch())
+        units = units.unflatten(0, (self._n_networks, -1))
+        if learned is not None:
+            units = torch.baddbmm(units, self._learned_coef, learned)
+        for activate_, coef, intercept in self._deeper:
+            units = torch.baddbmm(intercept, coef, activate_(units))
+        return torch.tensordot(self._weights, self._activate_outputs_(units), 1).mT
+
+
+@dataclass(eq=False)
+class FittedEnsemble:
+    """Networks of one shape or of several, whose predictions are averaged.
+
+    Attributes
+    ----------
+    stacks : list of FittedStack
+        Their weights sum to one, over all stacks.
+    """
+
+    stacks: list[FittedStack] = field(default_factory=list)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Weight of each network."""
+        return np.concatenate([stack.weights for stack in self.stacks])
+
+    def members(self) -> list[FittedEnsemble]:
+        """Each network on its own, in the same memory."""
+        return [FittedEnsemble([stack.member(k)]) for stack in self.stacks for k in range(stack.n_networks)]
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Average of the activated outputs, (n_rows, n_outputs), for encoded X, dense or sparse."""
+        total: Tensor | None = None
+        for stack in self.stacks:
+            dtype = np.dtype(np.float32 if stack.spec.dtype == torch.float32 else np.float64)
+            predicted = stack.predict(Rows.from_array(X, stack.spec.device, dtype))
+            total = predicted if total is None else total.add_(predicted)
+        assert total is not None
+        return total.cpu().numpy()

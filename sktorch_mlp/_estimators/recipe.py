@@ -1,0 +1,162 @@
+"""The recipe of the networks on tables: hyperparameters by the size of the data, embeddings, initial weights.
+
+All of it was chosen by measurement on twelve tables; ``benchmarks/README.md`` has what each ingredient brings.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sktorch_mlp._data.columns import TableEncoder
+from sktorch_mlp._nn.embeddings import TableEmbedding, quantile_edges
+from sktorch_mlp._nn.initialization import initial_parameters
+from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
+from sktorch_mlp._training.adam import AdamW
+from sktorch_mlp._training.schedules import OneCycle
+
+#: Epochs of a fit; and steps beyond which there are fewer epochs, but not fewer than so many.
+_N_EPOCHS, _N_STEPS, _FEWEST_EPOCHS = 60, 2000, 10
+#: Most bins of all numbers together, and the fewest of a number: where there are too many numbers for these, "auto" is
+#: no bins.
+_N_BINS = {"classification": 1024, "regression": 2048}
+_FEWEST_BINS = 4
+#: Epochs in which no network has reached a better validation loss after which all stop.
+PATIENCE = 12
+#: Factors of the inputs that are bins, for one network after the other: with small factors the bins learn slowly.
+_BIN_SCALES = (1.0, 0.3)
+_BETAS, _EPSILON = (0.9, 0.95), 1e-8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyperparameters of a network.
+
+    Attributes
+    ----------
+    hidden_layer_sizes : tuple of int
+    learning_rate_init : float
+        Highest rate; it falls to zero along half a cosine.
+    weight_decay : float
+        Coefficients shrink by this fraction of the rate in each step.
+    dropout : float
+    numerical_embedding : {"piecewise_linear", "periodic", None}
+    n_bins : int
+        Most bins of a number.
+    n_frequencies : int
+        Waves of a number.
+    batch_size : int
+    max_iter : int
+    """
+
+    hidden_layer_sizes: tuple[int, ...]
+    learning_rate_init: float
+    weight_decay: float
+    dropout: float
+    numerical_embedding: str | None
+    n_bins: int
+    n_frequencies: int
+    batch_size: int
+    max_iter: int
+
+
+def default_settings(
+    hidden_layer_sizes: tuple[int, ...],
+    numerical_embedding: str | None,
+    max_iter: int | None,
+    *,
+    n_rows: int,
+    n_train: int,
+    n_numbers: int,
+    is_regression: bool,
+) -> Settings:
+    """Choose the hyperparameters.
+
+    Parameters
+    ----------
+    hidden_layer_sizes, numerical_embedding, max_iter
+        As in the estimators.
+    n_rows, n_train : int
+        Rows of X, and those a network trains on.
+    n_numbers : int
+    is_regression : bool
+    """
+    batch_size = min(n_train, max(16, min(256, n_train // 16)))
+    n_batches = n_train // batch_size
+    few_steps = max(_FEWEST_EPOCHS, math.ceil(_N_STEPS / n_batches))
+    n_bins = min(64 if is_regression else 32, max(8, n_rows // 40))
+    n_affordable = _N_BINS["regression" if is_regression else "classification"] // max(1, n_numbers)
+    if numerical_embedding == "auto":
+        numerical_embedding = "piecewise_linear" if n_affordable >= _FEWEST_BINS else None
+    return Settings(
+        hidden_layer_sizes=hidden_layer_sizes,
+        learning_rate_init=1.5e-3 * min(2.0, max(1.0, (n_rows / 4000) ** 0.5)),
+        weight_decay=0.1,
+        # Noise helps small data. On large ones it keeps a regression from being exact.
+        dropout=0.15 * _fall(n_rows, 5000, 12000) if is_regression else 0.15,
+        numerical_embedding=numerical_embedding,
+        n_bins=max(_FEWEST_BINS, min(n_bins, n_affordable)),
+        n_frequencies=16,
+        batch_size=batch_size,
+        max_iter=min(_N_EPOCHS, few_steps) if max_iter is None else max_iter,
+    )
+
+
+def _fall(n_rows: int, low: int, high: int) -> float:
+    """1 up to `low` rows, 0 from `high` rows on, and a straight line in the logarithm between."""
+    return min(1.0, max(0.0, math.log(high / n_rows) / math.log(high / low)))
+
+
+def make_embedding(encoder: TableEncoder, X: np.ndarray, settings: Settings) -> TableEmbedding:
+    """Make the embedding of encoded columns."""
+    numbers, categories = encoder.numbers, encoder.categories
+    has_bins = settings.numerical_embedding == "piecewise_linear"
+    return TableEmbedding(
+        n_numbers=len(numbers),
+        indicated=tuple(i for i, column in enumerate(numbers) if column.has_missing),
+        n_levels=tuple(len(column.levels) for column in categories),
+        signed=tuple(c for c, column in enumerate(categories) if len(column.levels) == 2 and not column.has_missing),
+        edges=tuple(quantile_edges(X[:, i], settings.n_bins) for i in range(len(numbers))) if has_bins else (),
+        n_frequencies=settings.n_frequencies if settings.numerical_embedding == "periodic" else 0,
+    )
+
+
+def make_network(
+    spec: NetworkSpec, index: int, out_bias: np.ndarray, random_state: np.random.RandomState
+) -> StackedMLP:
+    """Make the network of this index in an ensemble, with initial weights after He et al. (2015).
+
+    Of the inputs that are bins of a number a third counts, as neighbors say much the same. Outputs begin small, at
+    those of a constant prediction.
+
+    Parameters
+    ----------
+    spec : NetworkSpec
+    index : int
+    out_bias : ndarray of shape (n_outputs,)
+        Intercepts of the outputs.
+    random_state : RandomState
+    """
+    network = StackedMLP(spec)
+    coefs, intercepts = initial_parameters(spec.layer_units, "relu", random_state, "he_normal")
+    coefs[-1] /= math.sqrt(2)
+    intercepts[-1] = out_bias
+    embedding = spec.embedding
+    if embedding is not None:
+        n_inputs = embedding.n_inputs
+        coefs[0] *= math.sqrt(n_inputs / (n_inputs - 2 / 3 * embedding.n_bins))
+        network.bin_scales.fill_(_BIN_SCALES[index % len(_BIN_SCALES)])
+    network.set_weights(0, coefs, intercepts)
+    if embedding is not None:
+        with torch.no_grad():
+            network.embedding_view()[0].copy_(torch.from_numpy(embedding.initial_parameters(random_state)))
+    return network
+
+
+def make_optimizer(settings: Settings) -> AdamW:
+    """Make the optimizer of a network."""
+    schedule = OneCycle(settings.learning_rate_init, settings.max_iter, 0.0)
+    return AdamW([schedule], [_BETAS[0]], [_BETAS[1]], [_EPSILON], [settings.weight_decay])

@@ -1,0 +1,181 @@
+"""Packs: candidates with hyperparameters drawn at random, and their weights in the ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from sklearn.model_selection import ParameterSampler
+
+from .compat import Interval, InvalidParameterError, StrOptions, validate_parameter_constraints
+from .members import Candidate
+from .parameters import check_layer_sizes
+from .recipe import Settings
+
+#: What ``hyperparameters="auto"`` draws from. A float is a factor of the default.
+AUTO_HYPERPARAMETERS: dict[str, Any] = {
+    "hidden_layer_sizes": [(256, 256), (256, 256), (512,), (384, 384), (128, 128), (256, 256, 256)],
+    "learning_rate_init": scipy.stats.loguniform(5e-4, 5e-3),
+    "weight_decay": scipy.stats.loguniform(0.01, 1.0),
+    "dropout": scipy.stats.uniform(0.0, 0.4),
+    "numerical_embedding": ["piecewise_linear", "piecewise_linear", "periodic", None],
+    "n_bins": [16, 32, 64],
+}
+#: Networks that are added to the ensemble one after the other, each of any candidate.
+_N_ROUNDS = 50
+#: Rows that selection looks at, at most.
+_MOST_ROWS = 20_000
+
+_CONSTRAINTS: dict[str, list[Any]] = {
+    "hidden_layer_sizes": [tuple],
+    "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "dropout": [Interval(Real, 0, 1, closed="left")],
+    "numerical_embedding": [StrOptions({"piecewise_linear", "periodic"}), None],
+    "n_bins": [Interval(Integral, 1, None, closed="left")],
+    "n_frequencies": [Interval(Integral, 1, None, closed="left")],
+    "batch_size": [Interval(Integral, 1, None, closed="left")],
+    "max_iter": [Interval(Integral, 1, None, closed="left")],
+}
+
+
+def check_hyperparameters(hyperparameters: Any, n_candidates: int | None) -> None:
+    """Raise if a hyperparameter is unknown, or candidates have nothing to differ in.
+
+    Raises
+    ------
+    InvalidParameterError
+    """
+    if hyperparameters is None and n_candidates is not None:
+        raise InvalidParameterError(
+            f"n_candidates={n_candidates!r} is for hyperparameters='auto' or a dict of them, but hyperparameters is None."
+        )
+    if isinstance(hyperparameters, Mapping) and (unknown := set(hyperparameters) - set(_CONSTRAINTS)):
+        raise InvalidParameterError(
+            f"hyperparameters has the unknown names {sorted(unknown)}. Known are {sorted(_CONSTRAINTS)}."
+        )
+
+
+def draw_candidates(
+    default: Settings, hyperparameters: Any, n_candidates: int, n_train: int, random_state: np.random.RandomState
+) -> list[Settings]:
+    """The default, and candidates that differ from it at random.
+
+    Parameters
+    ----------
+    default : Settings
+    hyperparameters : "auto" or dict
+        Lists and distributions by name, as `sklearn.model_selection.RandomizedSearchCV` takes them.
+    n_candidates : int
+        With the default; fewer where the lists have fewer combinations.
+    n_train : int
+        Rows a network trains on.
+    random_state : RandomState
+
+    Raises
+    ------
+    InvalidParameterError
+        If a value is not valid.
+    """
+    space = AUTO_HYPERPARAMETERS if isinstance(hyperparameters, str) else hyperparameters
+    space = {name: _as_options(name, values) for name, values in space.items()}
+    n_drawn = n_candidates - 1
+    if all(isinstance(values, list) for values in space.values()):
+        n_drawn = min(n_drawn, int(np.prod([len(values) for values in space.values()])))
+    candidates = [default]
+    for drawn in ParameterSampler(space, n_drawn, random_state=random_state):
+        validate_parameter_constraints(_CONSTRAINTS, drawn, "hyperparameters")
+        if "hidden_layer_sizes" in drawn:
+            drawn["hidden_layer_sizes"] = check_layer_sizes(drawn["hidden_layer_sizes"])
+        if "batch_size" in drawn:
+            drawn["batch_size"] = min(int(drawn["batch_size"]), n_train)
+        candidates.append(replace(default, **drawn))
+    return list(dict.fromkeys(candidates))
+
+
+def _as_options(name: str, values: Any) -> Any:
+    if hasattr(values, "rvs"):
+        return values
+    if name != "hidden_layer_sizes":
+        return list(values)
+    return [tuple(value) if isinstance(value, Sequence) else (value,) for value in values]
+
+
+def row_losses(outputs: np.ndarray, targets: np.ndarray, out_activation: str) -> np.ndarray:
+    """Log-loss of each row, or squared error.
+
+    Parameters
+    ----------
+    outputs : ndarray of shape (n_rows, n_outputs)
+    targets : ndarray of shape (n_targets, n_rows)
+        As in training.
+    out_activation : str
+    """
+    if out_activation == "identity":
+        return ((outputs - targets.T) ** 2).mean(1)
+    tiny = np.finfo(np.float32).eps
+    if out_activation == "softmax":
+        return -np.log(outputs[np.arange(len(outputs)), targets[0]].clip(tiny))
+    known = np.where(targets.T > 0.5, outputs, 1 - outputs)
+    return -np.log(known.clip(tiny)).sum(1)
+
+
+def greedy_weights(
+    outputs: Sequence[np.ndarray], targets: np.ndarray, row_weights: np.ndarray | None, out_activation: str
+) -> np.ndarray:
+    """Weights of candidates by greedy selection with replacement (Caruana et al., 2004).
+
+    Begins with the best, and adds the one with which the average is best, again and again; the best average of all
+    decides.
+
+    Parameters
+    ----------
+    outputs : sequence of ndarray of shape (n_rows, n_outputs)
+        Predictions of each candidate for rows it has not seen.
+    targets : ndarray of shape (n_targets, n_rows)
+    row_weights : ndarray of shape (n_rows,) or None
+    out_activation : str
+
+    Returns
+    -------
+    weights : ndarray of shape (n_candidates,)
+        They sum to one.
+    """
+    n_rows = len(outputs[0])
+    step = max(1, n_rows // _MOST_ROWS)
+    pool, targets = [values[::step] for values in outputs], targets[:, ::step]
+    row_weights = None if row_weights is None else row_weights[::step]
+
+    def loss(values: np.ndarray) -> float:
+        return float(np.average(row_losses(values, targets, out_activation), weights=row_weights))
+
+    counts = np.zeros(len(pool))
+    total = np.zeros_like(pool[0])
+    best_loss, best_counts = np.inf, counts
+    for n_chosen in range(1, _N_ROUNDS + 1):
+        losses = [loss((total + values) / n_chosen) for values in pool]
+        chosen = int(np.argmin(losses))
+        counts, total = counts.copy(), total + pool[chosen]
+        counts[chosen] += 1
+        if losses[chosen] < best_loss:
+            best_loss, best_counts = losses[chosen], counts
+    return best_counts / best_counts.sum()
+
+
+def leaderboard(candidates: Sequence[Candidate], weights: np.ndarray) -> list[dict[str, Any]]:
+    """One row for each candidate."""
+    return [
+        {"candidate": i}
+        | asdict(candidate.settings)
+        | {
+            "validation_loss": candidate.loss,
+            "weight": weight,
+            "n_iter": candidate.n_epochs,
+            "seconds": candidate.seconds,
+        }
+        for i, (candidate, weight) in enumerate(zip(candidates, weights.tolist(), strict=True))
+    ]
