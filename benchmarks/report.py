@@ -113,7 +113,7 @@ def ratio_table(summary: Summary, heading: str, rows: Sequence[dict[str, Any]] |
         [row["title"] + " †" * (is_timed and row["busy"]), *(cell(ratio) for ratio in row["ratios"].values())]
         for row in rows
     ]
-    notes = [*(_load_notes(rows, summary["machine"]) if is_timed else []), *_spread_notes(rows)]
+    notes = [*(load_notes(rows, summary["machine"]) if is_timed else []), *_spread_notes(rows)]
     below = ["", " ".join([*notes, "Such ratios may flatter either side."])] if notes else []
     return "\n".join([markdown([heading, *rows[0]["ratios"]], lines), *below])
 
@@ -128,7 +128,7 @@ def cell(ratio: dict[str, Any] | None) -> str:
     return (f"**{ratio['mark']}: {text}**" if ratio["mark"] else text) + " ‡" * ratio["unsteady"]
 
 
-def _load_notes(rows: Sequence[dict[str, Any]], machine: dict[str, Any]) -> list[str]:
+def load_notes(rows: Sequence[dict[str, Any]], machine: dict[str, Any]) -> list[str]:
     """Say what † means, or that the load is known from before the start only."""
     loads = [row["load"] for row in rows if row["load"] is not None]
     before = machine["load_average"] or 0.0

@@ -2,7 +2,8 @@
 
 from ._estimators.classifier import MLPTorchClassifier
 from ._estimators.regressor import MLPTorchRegressor
-from ._estimators.tabular import TabularMLPClassifier, TabularMLPRegressor
+from ._estimators.tabular_classifier import TabularMLPClassifier
+from ._estimators.tabular_regressor import TabularMLPRegressor
 from ._parallel.backend import stacked_fits
 
 __all__ = [

@@ -12,7 +12,7 @@ import pytest
 from sklearn.datasets import load_iris
 
 import sktorch_mlp
-from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
+from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, TabularMLPClassifier, TabularMLPRegressor
 
 ROOT = Path(__file__).parents[1]
 
@@ -101,7 +101,9 @@ def test_quickstart_names_a_missing_file(monkeypatch, capsys):
     assert "there is no file nowhere.npz" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("estimator", [MLPTorchClassifier, MLPTorchRegressor])
+@pytest.mark.parametrize(
+    "estimator", [MLPTorchClassifier, MLPTorchRegressor, TabularMLPClassifier, TabularMLPRegressor]
+)
 def test_every_parameter_is_documented(estimator):
     section = estimator.__doc__.split("Attributes\n")[0]
     documented = {

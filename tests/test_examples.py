@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn.datasets
 import torch
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
@@ -307,3 +309,94 @@ def test_curves_differ_in_gray_and_in_dashes(tmp_path, shared):
     assert len({str(line._dash_pattern) for line in loss.lines}) == 5
     np.testing.assert_array_equal(loss.lines[0].get_xdata(), [1, 2, 3])
     assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+# Tables -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tabular(restore_threads):
+    """The functions of the example on tables, with small models in place of TabularMLP's."""
+    module = runpy.run_path(str(EXAMPLES / "tabular.py"))
+    for name in ("TabularMLP", "TabularMLP, n_estimators=1"):
+        make = module["MODELS"][name]
+        module["MODELS"][name] = lambda X, seed, make=make: make(X, seed).set_params(hidden_layer_sizes=16, max_iter=10)
+    return SimpleNamespace(**module)
+
+
+def test_tabular_has_all_kinds_of_columns(tabular):
+    X, y = tabular.load_bundled()
+    kinds = {str(dtype) for dtype in X.dtypes}
+    assert {"float64", "category", "bool"} < kinds
+    assert any(isinstance(value, str) for value in X["row 3, column 2"])
+    assert X.isna().any().sum() == 4
+    assert np.unique(y).size == 10
+
+
+def test_tabular_on_bundled_data(tabular, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    found = tabular.main(["--splits", "1", "--plot", str(tmp_path / "losses.png")])
+    output, errors = capsys.readouterr()
+    assert not errors
+    assert {"TabularMLP", "MLPClassifier in a pipeline", "HistGradientBoosting"} <= set(found)
+    assert number(r"TabularMLP +([\d.]+)", output) == pytest.approx(found["TabularMLP"]["accuracy"], abs=1e-4)
+    assert min(model["accuracy"] for model in found.values()) > 0.5  # ten epochs
+    assert plt.imread(tmp_path / "losses.png").std() > 0.05
+
+
+@pytest.mark.parametrize("has_split", [True, False])
+def test_tabular_on_adult(has_split, tabular, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"age": rng.integers(18, 80, 600), "job": rng.choice(["a", "b", None], 600)})
+    frame["income"] = np.where(frame["age"] > 50, ">50K.", "<=50K")
+    if has_split:
+        frame["split"] = np.repeat(["train", "test"], [400, 200])
+    frame.to_csv(tmp_path / "adult.csv.gz", index=False)
+    found = tabular.main(["--adult", str(tmp_path / "adult.csv.gz")])
+    assert "400 rows to train on, 200 to test on, 2 columns" in capsys.readouterr().out
+    assert found["HistGradientBoosting"]["accuracy"] > 0.95
+
+
+def test_tabular_takes_rivals_that_are_installed(tabular, monkeypatch):
+    class Rival(HistGradientBoostingClassifier):
+        def __init__(self, **params):
+            self.params = params
+            super().__init__(categorical_features="from_dtype", max_iter=2)
+
+        def fit(self, X, y):
+            frames.append(X)
+            return super().fit(tabular.to_categories(X), y)
+
+        def predict_proba(self, X):
+            return super().predict_proba(tabular.to_categories(X))
+
+    frames = []
+    monkeypatch.setitem(sys.modules, "catboost", SimpleNamespace(CatBoostClassifier=Rival))
+    monkeypatch.setitem(sys.modules, "pytabkit", SimpleNamespace(RealMLP_TD_S_Classifier=Rival))
+    X, y = tabular.load_bundled()
+    for make in (tabular.catboost, tabular.realmlp):
+        pipeline = make(X, 0).fit(X, y)
+        assert pipeline.score(X, y) > 0.5
+    for_catboost, for_realmlp = frames
+    categories = tabular.categories_of(X)
+    assert tabular.catboost(X, 0)[-1].params["cat_features"] == categories
+    assert all(isinstance(value, str) for name in categories for value in for_catboost[name])
+    assert for_catboost[["row 1, column 2"]].isna().any().all()  # CatBoost takes missing numbers
+    assert not for_realmlp.isna().any().any()
+    assert set(for_realmlp.select_dtypes("category")) == set(categories)
+
+
+def test_tabular_names_a_missing_file(tabular, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        tabular.main(["--adult", "nowhere.csv"])
+    assert "there is no file nowhere.csv" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_tabular_as_it_is(tmp_path):
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / "tabular.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert not result.stderr
+    assert number(r"TabularMLP +[\d.]+ +([\d.]+)", result.stdout) < 0.3

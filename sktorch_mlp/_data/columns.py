@@ -1,46 +1,63 @@
-"""Tables in, one narrow matrix of numbers out: scaled numbers, and levels of categories.
-
-The only file here that knows frames. scikit-learn requires narwhals, so it is there for those that are not of pandas.
-"""
+"""Columns of a raw table: which are numbers and which categories, and both as one matrix of numbers."""
 
 from __future__ import annotations
 
-import math
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 
-#: Levels from which those seen once are left out, and a column with so many would be mostly noise.
-_MANY_LEVELS = 1000
-#: A column of strings is free text from so many values on, if most are distinct and they have so many words.
-_TEXT_VALUES, _TEXT_WORDS = 20, 3
-#: Scaled numbers are cut off here: far outside all others, and far inside the range of float32.
-_FARTHEST = 1e6
-
-_NUMBERS = {"integer", "floating", "mixed-integer-float", "decimal"}
-_ENCODE_TIMES = (
-    "Turn it into numbers, such as year, month and day, or seconds since a date; skrub's TableVectorizer does."
+from .tables import (
+    Kind,
+    Level,
+    as_array_of_numbers,
+    as_table,
+    columns_of,
+    factorize,
+    kind_of,
+    read_numbers,
+    read_values,
+    rows_of,
+    text_of,
+    to_float64,
 )
+
+#: Rows read at once, so that what is made of a column on the way does not grow with the table.
+_BLOCK_ROWS = 2**16
+
+#: Standardized numbers lie within plus and minus this.
+_LARGEST = 1e6
+
+#: By subnormal numbers, some processors do not divide.
+_SMALLEST_SCALE = 1e-300
+
+#: Of more levels than this, those that occur once are left out: nothing can be learned of them.
+_MANY_LEVELS = 1000
+
+#: Strings are free text from this many values on, if most are distinct and have this many words on average.
+_TEXT_VALUES, _TEXT_WORDS = 20, 3
 
 
 @dataclass(frozen=True)
 class NumberColumn:
-    """A column of numbers, scaled as ``(value - center) / scale``.
+    """A column of numbers, and how to standardize it.
 
-    Attributes
+    Parameters
     ----------
     index : int
-        Place in the table.
+        Place in X.
     name : str
+        Its name in a frame, "column 3" in an array.
     center : float
         Median.
     scale : float
-        Range between the quartiles; where it is zero half the whole range, or 1.
+        Interquartile range; half the range where that is 0, and 1 where that is 0, too.
     has_missing : bool
-        Whether values were missing in `fit`.
+        Whether values were missing in fit.
     """
 
     index: int
@@ -49,40 +66,86 @@ class NumberColumn:
     scale: float
     has_missing: bool
 
+    @classmethod
+    def learn(cls, index: int, name: str, values: np.ndarray) -> NumberColumn | None:
+        """Column of these values in float64; None if they tell nothing."""
+        halves = values[~np.isnan(values)] / 2  # a difference of halves does not overflow
+        has_missing = len(halves) < len(values)
+        if len(halves) == 0 or (not has_missing and halves.min() == halves.max()):
+            return None
+        low, center, high = np.percentile(halves, [25, 50, 75]).tolist()
+        scale = 2 * (high - low) or float(halves.max() - halves.min()) or 1.0
+        return cls(index, name, 2 * center, min(max(scale, _SMALLEST_SCALE), sys.float_info.max), has_missing)
+
 
 @dataclass(frozen=True)
 class CategoryColumn:
     """A column of categories.
 
-    Attributes
+    Parameters
     ----------
     index : int
-        Place in the table.
+        Place in X.
     name : str
-    levels : tuple
-        Strings, booleans or numbers, in the order of the dtype, else sorted.
-    is_text : bool
-        Whether values are compared as strings, since some were strings and some were not.
+        Its name in a frame, "column 3" in an array.
+    levels : tuple of str, bool, int or float
+        Distinct values: in the order of a category dtype, else sorted. Of more than 1000, those that occur once are
+        left out.
     has_missing : bool
-        Whether values were missing in `fit`.
+        Whether fit had rows without a level.
     """
 
     index: int
     name: str
-    levels: tuple[Any, ...]
-    is_text: bool
+    levels: tuple[Level, ...]
     has_missing: bool
+
+    @classmethod
+    def learn(
+        cls, index: int, name: str, codes: np.ndarray, distinct: list[Level], kind: Kind
+    ) -> CategoryColumn | None:
+        """Column of the values that have these codes; None if they tell nothing."""
+        if kind == "mixed":  # as pandas leaves a column of a CSV file that it reads in parts: 1 and "1" are the same
+            distinct = [text_of(value) for value in distinct]
+        counts: Counter[Level] = Counter()
+        n_rows = np.bincount(codes[codes >= 0], minlength=len(distinct))
+        for value, n in zip(distinct, n_rows.tolist(), strict=True):
+            counts[value] += n
+        least = 1 if len(counts) <= _MANY_LEVELS else 2
+        levels = [level for level in counts if counts[level] >= least]
+        if kind != "category":
+            levels.sort()
+        has_missing = sum(counts[level] for level in levels) < len(codes)
+        return cls(index, name, tuple(levels), has_missing) if levels and len(levels) + has_missing > 1 else None
+
+    @cached_property
+    def _positions(self) -> dict[Level, int]:
+        return {level: position for position, level in enumerate(self.levels)}
+
+    def encode(self, values: Any) -> np.ndarray:
+        """Index of the level of each value, -1 where it has none.
+
+        A value has the level that equals it, or else that of the text it prints as: "7" is the level of 7 in a
+        column of strings.
+        """
+        codes, distinct = factorize(values)
+        positions = self._positions
+        found = [positions.get(value, positions.get(text_of(value), -1)) for value in distinct]
+        return np.array([*found, -1]).take(codes)  # the last one is that of code -1
 
 
 class TableEncoder:
-    """Turns tables into matrices.
+    """Turns a table into a matrix: standardized numbers first, then categories as the index of their level.
 
-    Columns that are constant in `fit` are left out, but for the first one where all are.
+    Columns that tell nothing are left out: constant ones, and those without values. One that is constant where it is
+    not missing stays.
 
     Parameters
     ----------
-    categorical_features : "from_dtype", array-like of str, int or bool, or None, default="from_dtype"
-        Columns that are categories: those of categories, strings and booleans; names, indices or a mask; or none.
+    categorical_features : "from_dtype", array-like or None, default="from_dtype"
+        With "from_dtype", columns of categories, strings and bools are categorical; columns of objects, and of arrays
+        of objects, by what they contain. Else the names, positions or mask of the categorical columns. Other bools
+        then are 0 and 1, and strings are read as numbers.
 
     Attributes
     ----------
@@ -90,312 +153,158 @@ class TableEncoder:
     categories : list of CategoryColumn
     """
 
+    numbers: list[NumberColumn]
+    categories: list[CategoryColumn]
+
     def __init__(self, categorical_features: Any = "from_dtype") -> None:
         self.categorical_features = categorical_features
-        self.numbers: list[NumberColumn] = []
-        self.categories: list[CategoryColumn] = []
-        self._code_maps: dict[int, tuple[Any, np.ndarray]] = {}
 
     def fit(self, X: Any) -> Self:
-        """Learn what the columns are.
+        """Learn the columns of X.
 
         Parameters
         ----------
-        X : DataFrame or ndarray of shape (n_rows, n_columns)
-            A frame of pandas, or any that narwhals reads.
+        X : DataFrame, table or ndarray of shape (n_rows, n_columns)
+            Of pandas, numpy, or a library that narwhals knows, such as polars and pyarrow.
 
         Raises
         ------
-        ValueError
-            If a column is free text, has infinite values, or cannot be read as numbers although it must.
         TypeError
-            If a column has times or objects.
+            If a column has neither numbers nor categories.
+        ValueError
+            If a column of strings has free text or should be numbers, or numbers are infinite.
         """
-        names = _names(X)
-        mask = _categorical_mask(self.categorical_features, names, _n_columns(X))
-        columns: list[NumberColumn | CategoryColumn] = []
-        for index, column in enumerate(_columns(X)):
+        X = as_table(X)
+        names = None if isinstance(X, np.ndarray) else list(X.columns)
+        columns = columns_of(X)
+        by_dtype = isinstance(self.categorical_features, str) and self.categorical_features == "from_dtype"
+        named = None if by_dtype else _categorical_mask(self.categorical_features, names, len(columns))
+        found: list[NumberColumn | CategoryColumn | None] = []
+        for index, column in enumerate(columns):
             name = f"column {index}" if names is None else str(names[index])
-            is_category = _is_category(column, name) if mask is None else bool(mask[index])
-            fit_column = _fit_category if is_category else _fit_number
-            columns.append(fit_column(column, index, name, by_dtype=mask is None))
-        informative = [column for column in columns if _is_informative(column)] or columns[:1]
-        self.numbers = [column for column in informative if isinstance(column, NumberColumn)]
-        self.categories = [column for column in informative if isinstance(column, CategoryColumn)]
+            values = read_values(column)
+            kind = kind_of(values, name)
+            if kind == "number" if named is None else not named[index]:
+                read = read_numbers(values, name)
+                _check_finite(read[:, None], [name])
+                found.append(NumberColumn.learn(index, name, read))
+            else:
+                codes, distinct = factorize(values.remove_unused_categories() if kind == "category" else values)
+                if named is None and kind in ("string", "mixed"):
+                    _check_not_text(codes, distinct, name)
+                found.append(CategoryColumn.learn(index, name, codes, distinct, kind))
+        self.numbers = [column for column in found if isinstance(column, NumberColumn)]
+        self.categories = [column for column in found if isinstance(column, CategoryColumn)]
         return self
 
-    def transform(self, X: Any, dtype: np.dtype) -> np.ndarray:
-        """Encode a table with the columns of `fit`.
+    def transform(self, X: Any, dtype: np.dtype | type) -> np.ndarray:
+        """Matrix of the columns of X, found by their place and not by their name.
+
+        Parameters
+        ----------
+        X : DataFrame, table or ndarray of shape (n_rows, n_columns)
+            Its dtypes and its library may differ from those in fit.
+        dtype : dtype
+            float32 or float64.
 
         Returns
         -------
-        encoded : ndarray of shape (n_rows, n_numbers + n_categories)
-            Scaled numbers, nan where missing; then indices of levels, -1 where missing or unknown.
+        matrix : ndarray of shape (n_rows, n_numbers + n_categories)
+            Numbers are NaN where missing, categories -1 where missing or unknown.
+
+        Raises
+        ------
+        TypeError
+            If a column has neither numbers nor categories.
+        ValueError
+            If numbers are infinite, or strings cannot be read as numbers.
         """
-        if isinstance(X, np.ndarray) and X.dtype.kind in "fiub" and not self.categories:
-            return self._transform_numbers(X, dtype)
-        encoded = np.empty((len(X), len(self.numbers) + len(self.categories)), dtype=dtype)
-        columns = _columns(X)
+        X = as_table(X)
+        out = np.empty((X.shape[0], len(self.numbers) + len(self.categories)), dtype)
+        for start in range(0, len(out), _BLOCK_ROWS):
+            rows = slice(start, start + _BLOCK_ROWS)
+            self._transform_rows(rows_of(X, rows), out[rows])
+        return out
+
+    def _transform_rows(self, X: Any, out: np.ndarray) -> None:
+        n_numbers = len(self.numbers)
+        array = as_array_of_numbers(X)
+        columns = columns_of(X if array is None else array)
+        if array is not None:
+            values = to_float64(array[:, [number.index for number in self.numbers]])
+        else:
+            values = np.empty((len(out), n_numbers))
+            for j, number in enumerate(self.numbers):
+                values[:, j] = read_numbers(read_values(columns[number.index]), number.name)
+        _check_finite(values, [number.name for number in self.numbers])
+        parameters = np.array([(number.center, number.scale) for number in self.numbers]).reshape(-1, 2) / 2
         with np.errstate(over="ignore"):
-            for place, number in enumerate(self.numbers):
-                encoded[:, place] = _scale(_to_floats(columns[number.index], number.name), number.center, number.scale)
-        for place, category in enumerate(self.categories, start=len(self.numbers)):
-            encoded[:, place] = self._to_codes(columns[category.index], category)
-        return encoded
-
-    def _to_codes(self, column: pd.Series, category: CategoryColumn) -> np.ndarray:
-        """Indices of the levels, -1 where missing or unknown."""
-        if not isinstance(column.dtype, pd.CategoricalDtype):
-            values, _ = _to_objects(column, as_text=category.is_text)
-            found: np.ndarray = pd.Index(category.levels, dtype=object).get_indexer(pd.Index(values, dtype=object))
-            return found
-        categories, codes = column.array.categories, column.array.codes
-        known, code_of = self._code_maps.get(category.index, (None, None))
-        if code_of is None or known is not categories:  # parts of a frame share their categories
-            given = pd.Index([str(value) if category.is_text else value for value in categories], dtype=object)
-            code_of = np.append(pd.Index(category.levels, dtype=object).get_indexer(given), -1)
-            self._code_maps[category.index] = categories, code_of
-        mapped: np.ndarray = code_of[codes]
-        return mapped
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_code_maps": {}}
-
-    def _transform_numbers(self, X: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        values = X[:, [number.index for number in self.numbers]].astype(np.float64)
-        if np.isinf(values).any():
-            raise ValueError(_infinity("X"))
-        center = np.array([number.center for number in self.numbers])
-        with np.errstate(over="ignore"):
-            scaled = _scale(values, center, np.array([number.scale for number in self.numbers]))
-        return scaled.astype(dtype, order="C")
+            values /= 2  # differences of halves do not overflow
+            values -= parameters[:, 0]
+            values /= parameters[:, 1]
+        out[:, :n_numbers] = np.clip(values, -_LARGEST, _LARGEST, out=values)
+        for j, category in enumerate(self.categories, n_numbers):
+            column = read_values(columns[category.index])
+            kind_of(column, category.name)  # raises for what is no category
+            out[:, j] = category.encode(column)
 
 
-# Tables ------------------------------------------------------------------------------
+# Checks ---------------------------------------------------------------------------------
 
 
-def _names(X: Any) -> list[Any] | None:
-    return None if isinstance(X, np.ndarray) else list(getattr(X, "column_names", X.columns))
+def _check_finite(values: np.ndarray, names: Sequence[str]) -> None:
+    is_infinite = np.isinf(values)
+    if is_infinite.any():
+        name = names[int(is_infinite.any(axis=0).argmax())]
+        raise ValueError(
+            f"Input X contains infinity or a value too large for dtype('float64'), in feature {name!r}. "
+            "Replace it by a number, or by NaN as missing."
+        )
 
 
-def _n_columns(X: Any) -> int:
-    return int(X.shape[1])
+def _check_not_text(codes: np.ndarray, distinct: list[Level], name: str) -> None:
+    n_values, n_distinct = np.count_nonzero(codes >= 0), len(distinct)
+    if n_values < _TEXT_VALUES or n_distinct <= n_values / 2:
+        return
+    if sum(len(str(value).split()) for value in distinct) >= _TEXT_WORDS * n_distinct:
+        raise ValueError(
+            f"Feature {name!r} of X contains free text: {n_distinct} of {n_values} strings are distinct, with several "
+            "words each. Drop it, or encode it, as skrub's TableVectorizer does. If it is categorical all the same, "
+            "give it the dtype 'category' or name it in categorical_features."
+        )
 
 
-def _columns(X: Any) -> Sequence[pd.Series]:
-    """The columns of a table as series of pandas."""
-    if isinstance(X, pd.DataFrame):
-        return [column for _, column in X.items()]  # a third of the time of `iloc`
-    if isinstance(X, np.ndarray):
-        return [pd.Series(values) for values in X.T]
-    import narwhals.stable.v1 as nw
-
-    return [_from_narwhals(column) for column in nw.from_native(X, eager_only=True).iter_columns()]
-
-
-def _from_narwhals(column: Any) -> pd.Series:
-    import narwhals.stable.v1 as nw
-
-    dtype = column.dtype
-    if dtype in (nw.Categorical, nw.Enum):
-        levels = column.cat.get_categories().to_list()
-        return pd.Series(pd.Categorical(column.cast(nw.String).to_list(), categories=levels))
-    if dtype.is_numeric() and not dtype.is_decimal():
-        return pd.Series(column.cast(nw.Float64).fill_null(math.nan).to_numpy())
-    values = column.to_numpy() if dtype.is_temporal() else np.array([*column.to_list(), None], dtype=object)[:-1]
-    return pd.Series(values)
-
-
-def _categorical_mask(categorical_features: Any, names: list[Any] | None, n_columns: int) -> np.ndarray | None:
-    """Return a mask of the categories; None to go by dtype. Errors are those of scikit-learn's boosting."""
-    if isinstance(categorical_features, str):
-        return None
-    mask = np.zeros(n_columns, dtype=bool)
-    if categorical_features is None:
+def _categorical_mask(categorical_features: Any, names: list[Any] | None, n_features: int) -> np.ndarray:
+    """Mask of the named columns, with the errors of scikit-learn's HistGradientBoosting."""
+    mask = np.zeros(n_features, dtype=bool)
+    chosen = np.asarray([] if categorical_features is None else categorical_features)
+    if chosen.size == 0:
         return mask
-    wanted = np.asarray(categorical_features)
-    if wanted.size == 0:
-        return mask
-    if wanted.dtype.kind == "O":
-        types = {type(value) for value in wanted.tolist()}
-        if types != {str}:
-            wrong = ", ".join(sorted(t.__name__ for t in types))
-            raise ValueError(f"categorical_features must be an array-like of bool, int or str, got: {wrong}.")
-    elif wanted.dtype.kind not in "ibU":
-        raise ValueError(f"categorical_features must be an array-like of bool, int or str, got: {wanted.dtype.name}.")
-    if wanted.dtype.kind == "b":
-        if wanted.shape != mask.shape:
+    types = {type(item) for item in chosen}
+    if chosen.dtype.kind not in "ibUO" or (chosen.dtype.kind == "O" and types != {str}):
+        got = chosen.dtype.name if chosen.dtype.kind != "O" else ", ".join(sorted(t.__name__ for t in types))
+        raise ValueError(f"categorical_features must be an array-like of bool, int or str, got: {got}.")
+    if chosen.dtype.kind == "b":
+        if len(chosen) != n_features:
             raise ValueError(
-                "categorical_features set as a boolean mask must have shape (n_features,), got: "
-                f"{wanted.shape}, with {n_columns} features."
+                f"categorical_features set as a boolean mask must have shape (n_features,), got: {chosen.shape}"
             )
-        return wanted
-    if wanted.dtype.kind == "i":
-        if wanted.min() < 0 or wanted.max() >= n_columns:
-            raise ValueError(
-                f"categorical_features set as integer indices must be in [0, n_features - 1], got {wanted}."
-            )
-        mask[wanted] = True
+        return chosen
+    if chosen.dtype.kind == "i":
+        if chosen.max() >= n_features or chosen.min() < 0:
+            raise ValueError("categorical_features set as integer indices must be in [0, n_features - 1]")
+        mask[chosen] = True
         return mask
     if names is None:
         raise ValueError(
             "categorical_features should be passed as an array of integers or as a boolean mask when the model is "
             "fitted on data without feature names."
         )
-    for name in wanted.tolist():
+    for name in chosen:
         if name not in names:
             raise ValueError(
-                f"categorical_features has an item value {name!r} which is not a valid feature name of the training "
+                f"categorical_features has an item value '{name}' which is not a valid feature name of the training "
                 f"data. Observed feature names: {names}"
             )
         mask[names.index(name)] = True
     return mask
-
-
-# Kinds of columns --------------------------------------------------------------------
-
-
-def _is_category(column: pd.Series, name: str) -> bool:
-    """Whether a column is of categories by its dtype, or by its values where these are objects."""
-    dtype = column.dtype
-    if isinstance(dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(dtype):
-        return True
-    if pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype):
-        return False
-    if pd.api.types.is_object_dtype(dtype):
-        kind = pd.api.types.infer_dtype(column, skipna=True)
-        if kind in _NUMBERS or kind == "empty":
-            return False
-        if kind in {"boolean", "string", "mixed-integer", "mixed"}:
-            _check_objects(column, name)
-            return True
-    elif pd.api.types.is_string_dtype(dtype):
-        return True
-    raise TypeError(
-        f"X has a column of dtype {dtype} that is neither numbers nor categories: {name!r}. {_ENCODE_TIMES}"
-    )
-
-
-def _check_objects(column: pd.Series, name: str) -> None:
-    for value in column[column.notna()]:
-        if not isinstance(value, str | bool | int | float | np.generic):
-            raise TypeError(
-                f"The values of a column of objects: argument must be a string or a number, not {type(value).__name__!r} "
-                f"({name!r})."
-            )
-
-
-def _is_informative(column: NumberColumn | CategoryColumn) -> bool:
-    if isinstance(column, CategoryColumn):
-        return len(column.levels) + column.has_missing > 1 and len(column.levels) > 0
-    return column.has_missing or not math.isnan(column.scale)
-
-
-# Numbers -----------------------------------------------------------------------------
-
-
-def _fit_number(column: pd.Series, index: int, name: str, *, by_dtype: bool) -> NumberColumn:
-    """Learn a column of numbers. Where it has but one value, its scale is nan, or 1 if others are missing."""
-    values = _to_floats(column, name)
-    known = values[~np.isnan(values)]
-    has_missing = 0 < len(known) < len(values)
-    if len(known) == 0:
-        return NumberColumn(index, name, 0.0, math.nan, has_missing=False)
-    low, first, center, third, high = np.quantile(known, [0, 0.25, 0.5, 0.75, 1]).tolist()
-    if low == high:
-        return NumberColumn(index, name, center, 1.0 if has_missing else math.nan, has_missing=has_missing)
-    scale = third - first or high / 2 - low / 2
-    return NumberColumn(index, name, center, min(scale, np.finfo(np.float64).max), has_missing=has_missing)
-
-
-def _scale(values: np.ndarray, center: Any, scale: Any) -> np.ndarray:
-    scaled: np.ndarray = np.clip((values - center) / scale, -_FARTHEST, _FARTHEST)
-    return scaled
-
-
-def _to_floats(column: pd.Series, name: str) -> np.ndarray:
-    """Read a column as float64, nan where missing.
-
-    Raises
-    ------
-    ValueError
-        If it cannot be read, or has infinite values.
-    """
-    dtype = column.dtype
-    if isinstance(dtype, np.dtype) and dtype.kind in "fiub":
-        values: np.ndarray = column.to_numpy().astype(np.float64)
-    elif isinstance(dtype, pd.SparseDtype):
-        values = np.asarray(column, dtype=np.float64)
-    else:
-        values = _read_floats(column, name)
-    if np.isinf(values).any():
-        raise ValueError(_infinity(name))
-    return values
-
-
-def _infinity(name: str) -> str:
-    return f"Input X contains infinity or a value too large for dtype('float64') ({name!r}). Replace it by nan or a number."
-
-
-def _read_floats(column: pd.Series, name: str) -> np.ndarray:
-    if column.dtype.kind in "mMc":
-        raise TypeError(
-            f"X has a column of dtype {column.dtype} that is no column of numbers: {name!r}. {_ENCODE_TIMES}"
-        )
-    values = np.full(len(column), np.nan)
-    is_known = column.notna().to_numpy(dtype=bool)
-    try:
-        values[is_known] = column[is_known].to_numpy(dtype=object).astype(np.float64)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"could not convert string to float: X has a column that must be of numbers and is not, {name!r}: {error}. "
-            "Name it in categorical_features, or convert it."
-        ) from error
-    return values
-
-
-# Categories --------------------------------------------------------------------------
-
-
-def _fit_category(column: pd.Series, index: int, name: str, *, by_dtype: bool) -> CategoryColumn:
-    has_missing = bool(column.isna().any())
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        codes = column.cat.codes.to_numpy()
-        counts = np.bincount(codes[codes >= 0], minlength=len(column.cat.categories))
-        levels, is_text = np.asarray(column.cat.categories, dtype=object), False
-    else:
-        if by_dtype:
-            _check_text(column, name)
-        values, is_text = _to_objects(column)
-        codes, uniques = pd.factorize(values)
-        order = np.argsort(uniques) if len(uniques) else np.arange(0)
-        levels, counts = uniques[order], np.bincount(codes[codes >= 0], minlength=len(uniques))[order]
-    is_kept = counts > (1 if np.count_nonzero(counts) > _MANY_LEVELS else 0)
-    kept = tuple(level.item() if isinstance(level, np.generic) else level for level in levels[is_kept])
-    return CategoryColumn(index, name, kept, is_text, has_missing)
-
-
-def _to_objects(column: pd.Series, *, as_text: bool = False) -> tuple[np.ndarray, bool]:
-    """Values as objects, None where missing, all as strings if some are; and whether they had to become strings."""
-    values: Any = column.to_numpy(dtype=object)
-    is_known = column.notna().to_numpy(dtype=bool)
-    if not is_known.all():
-        values = np.where(is_known, values, None)
-    if as_text or pd.api.types.infer_dtype(values, skipna=True).startswith("mixed"):
-        known = values[is_known]
-        as_text = as_text or len({isinstance(value, str) for value in known}) > 1
-    if as_text:
-        values = np.array([None if value is None else str(value) for value in values], dtype=object)
-    return values, as_text
-
-
-def _check_text(column: pd.Series, name: str) -> None:
-    """Raise if strings are free text."""
-    known = column[column.notna()]
-    if len(known) < _TEXT_VALUES or pd.api.types.infer_dtype(known, skipna=True) != "string":
-        return
-    if known.nunique() > len(known) / 2 and np.mean([len(value.split()) for value in known]) >= _TEXT_WORDS:
-        raise ValueError(
-            f"X has a column of free text: {name!r}. Drop it, or turn it into numbers, as skrub's TableVectorizer does. If "
-            "its values are categories all the same, convert it to dtype 'category'."
-        )

@@ -20,6 +20,8 @@ from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
 from sktorch_mlp._nn.matmul import Scratch, quiet_numpy
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
 from sktorch_mlp._nn.tensors import as_tensor, without_autocast
+from sktorch_mlp._training.fit import Fit
+from sktorch_mlp._training.progress import DivergenceError
 from sktorch_mlp._training.threads import available_threads, on_one_thread
 
 from .blocks import compute_blocks
@@ -53,11 +55,22 @@ class FittedStack:
     weights: np.ndarray
 
     @classmethod
-    def from_networks(cls, networks: Sequence[StackedMLP], out_activation: str, weights: np.ndarray) -> FittedStack:
-        """Take over trained networks of one shape."""
+    def from_networks(cls, networks: Sequence[StackedMLP], out_activation: str) -> FittedStack:
+        """Take over trained networks of one shape, with equal weights.
+
+        Raises
+        ------
+        DivergenceError
+            If the parameters of one are no longer finite.
+        """
         network = StackedMLP.join(networks)
-        scales = network.bin_scales if network.spec.embedding is not None else network.flat.new_ones(len(networks), 1)
+        scales = (
+            network.bin_scales if network.spec.embedding is not None else network.flat.new_ones(network.n_networks, 1)
+        )
         flat = network.flat.detach()
+        if not bool(flat.isfinite().all()):
+            raise DivergenceError("The weights of a network of the ensemble are no longer finite.")
+        weights = np.full(len(flat), 1 / len(flat))
         return cls(network.spec, flat.cpu().numpy(), scales.cpu().numpy(), out_activation, weights)
 
     @property
@@ -170,6 +183,21 @@ class _StackPredictor:
         for activate_, coef, intercept in self._deeper:
             units = torch.baddbmm(intercept, coef, activate_(units))
         return torch.tensordot(self._weights, self._activate_outputs_(units), 1).mT
+
+
+def predict_held_out(stack: FittedStack, fits: Sequence[Fit]) -> np.ndarray:
+    """Outputs (n_rows, n_outputs) for the validation rows of each network, averaged; nan for rows that have none."""
+    samples = fits[0].data.validation or fits[0].data.train
+    n_rows = len(samples.rows)
+    total = np.zeros((n_rows, stack.spec.layer_units[-1]))
+    n_predicted = np.zeros(n_rows)
+    for k, fit in enumerate(fits):
+        if fit.data.validation is not None:
+            (rows,) = fit.data.validation.indices
+            total[rows] += stack.member(k).predict(samples.rows[rows]).cpu().numpy()
+            n_predicted[rows] += 1
+    with np.errstate(invalid="ignore"):
+        return total / n_predicted[:, np.newaxis]
 
 
 @dataclass(eq=False)

@@ -115,7 +115,7 @@ def make_embedding(encoder: TableEncoder, X: np.ndarray, settings: Settings) -> 
     numbers, categories = encoder.numbers, encoder.categories
     has_bins = settings.numerical_embedding == "piecewise_linear"
     return TableEmbedding(
-        n_numbers=len(numbers),
+        n_numbers=X.shape[1] - len(categories),
         indicated=tuple(i for i, column in enumerate(numbers) if column.has_missing),
         n_levels=tuple(len(column.levels) for column in categories),
         signed=tuple(c for c, column in enumerate(categories) if len(column.levels) == 2 and not column.has_missing),

@@ -8,11 +8,12 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.stats
 from sklearn.model_selection import ParameterSampler
 
+from .candidates import Candidate
 from .compat import Interval, InvalidParameterError, StrOptions, validate_parameter_constraints
-from .members import Candidate
 from .parameters import check_layer_sizes
 from .recipe import Settings
 
@@ -166,9 +167,9 @@ def greedy_weights(
     return best_counts / best_counts.sum()
 
 
-def leaderboard(candidates: Sequence[Candidate], weights: np.ndarray) -> list[dict[str, Any]]:
-    """One row for each candidate."""
-    return [
+def leaderboard(candidates: Sequence[Candidate], weights: np.ndarray) -> pd.DataFrame:
+    """One row for each candidate, best first."""
+    rows = [
         {"candidate": i}
         | asdict(candidate.settings)
         | {
@@ -179,3 +180,8 @@ def leaderboard(candidates: Sequence[Candidate], weights: np.ndarray) -> list[di
         }
         for i, (candidate, weight) in enumerate(zip(candidates, weights.tolist(), strict=True))
     ]
+    board = pd.DataFrame(rows)
+    board["numerical_embedding"] = pd.Series(
+        [row["numerical_embedding"] for row in rows], dtype=object
+    )  # None stays None
+    return board.sort_values("validation_loss", ignore_index=True)

@@ -295,6 +295,7 @@ class StandardizedTargets(NumericTargets):
     Attributes
     ----------
     center, scale : ndarray of shape (n_targets,)
+        The scale of a constant is 0.
     """
 
     def __init__(self, y: Any) -> None:
@@ -305,12 +306,13 @@ class StandardizedTargets(NumericTargets):
         half[half == 0] = 1
         within = (numbers - middle) / half
         self.center = middle + half * within.mean(0)
-        self.scale = np.where(low < high, half * within.std(0), 1.0)
+        self.scale = np.where(low < high, half * within.std(0), 0.0)
 
     def encode(self, y: Any, dtype: np.dtype) -> np.ndarray:
         """Standardize and transpose numbers."""
         numbers = _dense_numbers(y, "y").astype(np.float64).reshape(-1, self._n_targets)
-        return np.ascontiguousarray(((numbers - self.center) / self.scale).T, dtype=dtype)
+        divisor = np.where(self.scale == 0, 1.0, self.scale)
+        return np.ascontiguousarray(((numbers - self.center) / divisor).T, dtype=dtype)
 
     def decode(self, outputs: np.ndarray) -> np.ndarray:
         """Turn outputs (n_rows, n_targets) back into numbers, in float64."""

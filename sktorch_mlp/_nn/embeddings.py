@@ -41,7 +41,8 @@ class TableEmbedding:
     - numbers, smoothly clipped to ±3, ``z / sqrt(1 + (z / 3)**2)`` (Holzmüller et al., 2024), 0 where missing;
     - indicators of missing numbers;
     - categories of two levels as 1 and -1, and of few levels one-hot, all 0 where missing or unknown;
-    - numbers in bins, ``clip((z - edge) / width, 0, 1)`` for each bin (Gorishniy et al., 2022), all 0 where missing;
+    - numbers in bins, ``clip((z - edge) / width, 0, 1)`` for each bin (Gorishniy et al., 2022), all 0 where missing, or
+      those of 0 if the number has no indicator;
     - categories of many levels as learned vectors;
     - numbers as learned waves, ``cos(2 pi (frequency * clipped z + phase))`` (Gorishniy et al., 2022).
 
@@ -89,7 +90,7 @@ class TableEmbedding:
             _Indicators(self.indicated),
             _Signs([first + c for c in self.signed]),
             _OneHot(levels),
-            _Bins(self.n_numbers, bins),
+            _Bins(self.n_numbers, self.indicated, bins),
         ]
         return [part for part in parts if part.n_inputs]
 
@@ -131,9 +132,10 @@ class TableEmbedding:
 
 
 def quantile_edges(values: np.ndarray, n_bins: int) -> np.ndarray:
-    """Edges of at most `n_bins` bins with equally many values; values of few kinds are edges themselves.
+    """Edges of about `n_bins` bins with equally many values; values of few kinds are edges themselves.
 
-    A number of two values or fewer needs no bins, and has no edges.
+    So is a value that many rows have, more than a bin of equal parts, such as zero in most rows. The other bins are
+    those of the other rows. A number of two values or fewer needs no bins, and has no edges.
 
     Parameters
     ----------
@@ -141,13 +143,16 @@ def quantile_edges(values: np.ndarray, n_bins: int) -> np.ndarray:
         nan where missing.
     n_bins : int
     """
-    distinct = np.unique(values[~np.isnan(values)])
+    distinct, counts = np.unique(values[~np.isnan(values)], return_counts=True)
     if len(distinct) <= 2:
         return distinct[:0]
     if len(distinct) <= n_bins:
         return distinct
-    known = values[~np.isnan(values)]
-    return np.unique(np.quantile(known, np.linspace(0, 1, n_bins + 1)))
+    is_frequent = counts * n_bins > counts.sum()
+    n_other_bins = max(1, n_bins - int(is_frequent.sum()))
+    others = np.repeat(distinct[~is_frequent], counts[~is_frequent])
+    quantiles = np.quantile(others, np.linspace(0, 1, n_other_bins + 1))
+    return np.union1d(distinct[is_frequent], quantiles)
 
 
 class FixedPart(Protocol):
@@ -232,17 +237,20 @@ class _OneHot:
 
 
 class _Bins:
-    def __init__(self, n_numbers: int, bins: Sequence[tuple[int, float, float]]) -> None:
-        self._n_numbers, self._bins, self.n_inputs = n_numbers, bins, len(bins)
+    def __init__(self, n_numbers: int, indicated: Sequence[int], bins: Sequence[tuple[int, float, float]]) -> None:
+        self._missing = np.zeros((n_numbers, 1))
+        self._missing[list(indicated)] = _BELOW_ALL
+        self._bins, self.n_inputs = bins, len(bins)
 
     def bind(self, like: Tensor) -> WriteInputs:
         number_of, low, high = np.array(self._bins).T
         index = torch.tensor(number_of, dtype=torch.int64, device=like.device)
+        missing = torch.from_numpy(self._missing).to(like)
         slope, offset = (like.new_tensor(values).unsqueeze(-1) for values in (1 / (high - low), -low / (high - low)))
 
         def write(columns: Tensor, out: Tensor) -> None:
-            numbers = columns[: self._n_numbers].nan_to_num(_BELOW_ALL)
-            torch.index_select(numbers, 0, index, out=out)
+            numbers = columns[: len(missing)]
+            torch.index_select(torch.where(numbers.isnan(), missing, numbers), 0, index, out=out)
             out.mul_(slope).add_(offset).clamp_(0, 1)
 
         return write

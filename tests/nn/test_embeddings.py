@@ -42,8 +42,7 @@ def _table(embedding, dtype=np.float64, seed=0):
     """Random columns, with what is missing."""
     rng = np.random.RandomState(seed)
     numbers = rng.randn(N_ROWS, embedding.n_numbers)
-    for number in embedding.indicated:
-        numbers[rng.rand(N_ROWS) < 0.3, number] = np.nan
+    numbers[rng.rand(*numbers.shape) < 0.2] = np.nan
     levels = [rng.randint(-1 if c not in embedding.signed else 0, n, N_ROWS) for c, n in enumerate(embedding.n_levels)]
     return np.column_stack([numbers, *levels]).astype(dtype)
 
@@ -73,8 +72,8 @@ def _inputs(embedding, X, parameters, scale):
     columns += one_hot
     for number, edges in enumerate(embedding.edges):
         for low, high in pairwise(edges):
-            value = ((numbers[:, number] - low) / (high - low)).clamp(0, 1)
-            columns.append(scale * torch.where(value.isnan(), torch.zeros(()).double(), value).unsqueeze(-1))
+            known = numbers[:, number] if number in embedding.indicated else numbers[:, number].nan_to_num(0)
+            columns.append(scale * ((known - low) / (high - low)).clamp(0, 1).nan_to_num(0).unsqueeze(-1))
     start = 0
     for c, n_levels in enumerate(embedding.n_levels):
         if n_levels > embedding.max_one_hot:
@@ -184,7 +183,7 @@ def test_parameters_begin_as_documented():
         ([0, 1, 1, np.nan], 8, []),  # the number itself says it all
         ([3, 3], 8, []),
         ([np.nan, np.nan], 8, []),
-        ([0] * 90 + list(range(10)), 4, [0, 9]),  # equal quantiles are one edge
+        ([0] * 90 + list(range(1, 11)), 4, [0, 1, 4, 7, 10]),  # what many rows have is an edge, and one bin less
     ],
 )
 def test_edges_of_bins_are_quantiles(values, n_bins, expected):

@@ -1,0 +1,285 @@
+"""Training of candidates, one stack after the other: epochs, when to stop, the time they may take."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from sktorch_mlp._nn.network import StackedMLP
+from sktorch_mlp._training.fit import Fit
+from sktorch_mlp._training.loop import train
+from sktorch_mlp._training.schedules import PlannedSchedule, Schedule
+from sktorch_mlp._training.threads import call_with_threads
+
+from .recipe import PATIENCE, Settings
+
+#: Part of the time of the first candidate without which another one does not begin.
+_LEAST_TIME = 0.5
+
+
+@dataclass(eq=False)
+class Candidate:
+    """Networks with the same hyperparameters, each with its own held-out rows.
+
+    Attributes
+    ----------
+    settings : Settings
+    fits : list of Fit
+    seconds : float
+        What training has taken.
+    """
+
+    settings: Settings
+    fits: list[Fit]
+    seconds: float = 0.0
+
+    @property
+    def n_epochs(self) -> int:
+        """Epochs of its longest fit."""
+        return max(fit.progress.n_epochs for fit in self.fits)
+
+    @property
+    def loss(self) -> float:
+        """Mean of the best validation losses so far."""
+        return float(np.mean([-fit.progress.best_validation_score for fit in self.fits]))
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether the user has interrupted training."""
+        return any(fit.progress.stop_reason == "interrupted" for fit in self.fits)
+
+
+class EpochCallback(Protocol):
+    """What is told of the epochs of a stack."""
+
+    def on_epoch_begin(self) -> None:
+        """An epoch is about to begin."""
+
+    def on_epoch_end(self, network: StackedMLP, k: int) -> bool:
+        """An epoch of a stack has ended; return whether to stop."""
+        ...
+
+
+def _now() -> float:
+    return time.perf_counter()
+
+
+@dataclass
+class Deadline:
+    """Time that training may take.
+
+    Attributes
+    ----------
+    seconds : float
+        inf for no limit.
+    was_reached : bool
+        Whether training ended early for it.
+    began : float
+        On the clock of `time.perf_counter`.
+    """
+
+    seconds: float = math.inf
+    was_reached: bool = False
+    began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.began = _now()
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left."""
+        return self.seconds - (_now() - self.began)
+
+
+class SuccessiveHalving:
+    """Stops a candidate that is among the worse half of those that came as far (Li et al., 2020).
+
+    Parameters
+    ----------
+    fractions : sequence of float
+        Parts of the epochs after which candidates are compared.
+    """
+
+    def __init__(self, fractions: Sequence[float] = (0.125, 0.25, 0.5)) -> None:
+        self._losses: dict[float, list[float]] = {fraction: [] for fraction in fractions}
+
+    def stops(self, candidate: Candidate) -> bool:
+        """Return whether a candidate that has ended an epoch is to stop."""
+        for fraction, losses in self._losses.items():
+            if candidate.n_epochs == math.ceil(fraction * candidate.settings.max_iter):
+                losses.append(candidate.loss)
+                if len(losses) > 1 and candidate.loss > np.median(losses):
+                    return True
+        return False
+
+
+class StackMonitor:
+    """Follows the epochs of a stack: tells callbacks, and decides when all networks stop.
+
+    Where the epochs that are planned would take too long, learning rates follow the plan of fewer.
+
+    Parameters
+    ----------
+    candidate : Candidate
+    fits : sequence of Fit
+        Those of the candidate that are in the stack, with optimizers. They receive their observers.
+    deadline : Deadline
+    share : float
+        Part of the remaining time that this stack may take.
+    callbacks : sequence of EpochCallback
+    halving : SuccessiveHalving or None
+    """
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        fits: Sequence[Fit],
+        deadline: Deadline,
+        share: float = 1.0,
+        callbacks: Sequence[EpochCallback] = (),
+        halving: SuccessiveHalving | None = None,
+    ) -> None:
+        self._candidate, self._fits, self._deadline = candidate, fits, deadline
+        self._callbacks, self._halving = callbacks, halving
+        self._seconds = deadline.remaining * share
+        self._began = _now()
+        self._n_planned = candidate.settings.max_iter
+        self._n_epochs, self._is_in_epoch, self._stops = 0, False, False
+        for fit in self._fits:
+            fit.observer = _MemberObserver(self)
+
+    def begin_epoch(self) -> None:
+        """The first network of the stack is about to begin an epoch, or another one is."""
+        if not self._is_in_epoch:
+            self._is_in_epoch = True
+            for callback in self._callbacks:
+                callback.on_epoch_begin()
+
+    def end_epoch(self, network: StackedMLP, k: int) -> bool:
+        """A network has ended an epoch; return whether all stop."""
+        if self._is_in_epoch:  # the first one
+            self._is_in_epoch = False
+            self._n_epochs += 1
+            asks = [callback.on_epoch_end(network, k) for callback in self._callbacks]
+            loses = self._halving is not None and self._halving.stops(self._candidate)
+            self._stops = any(asks) or loses or self._has_converged() or self._is_at_the_end()
+        return self._stops
+
+    def _has_converged(self) -> bool:
+        """Whether no network has become better for some epochs. One that still does may lead others to lower rates."""
+        counts = (fit.progress.n_epochs_no_change for fit in self._fits if fit.options.early_stopping)
+        return min(counts, default=0) >= PATIENCE
+
+    def _is_at_the_end(self) -> bool:
+        """Plan as many epochs as there is time for, by those so far; return whether there is time for no other one."""
+        if math.isinf(self._seconds):
+            return False
+        affordable = int(self._seconds / (_now() - self._began) * self._n_epochs)
+        n_planned = min(self._n_planned, max(affordable, self._n_epochs))
+        for schedule in self._schedules():
+            schedule.n_epochs = n_planned
+        is_at_the_end = self._n_epochs == n_planned
+        self._deadline.was_reached |= is_at_the_end and n_planned < self._n_planned
+        return is_at_the_end
+
+    def _schedules(self) -> list[PlannedSchedule]:
+        schedules: list[Schedule] = [s for fit in self._fits if fit.optimizer for s in fit.optimizer.schedules]
+        return [schedule for schedule in schedules if isinstance(schedule, PlannedSchedule)]
+
+
+class _MemberObserver:
+    """Passes the epochs of one network on to the monitor of its stack."""
+
+    trains_alone = False
+    batch_hooks = None
+
+    def __init__(self, monitor: StackMonitor) -> None:
+        self._monitor = monitor
+
+    def on_restart(self) -> None:
+        """Not called: stacks of an ensemble are trained once."""
+
+    def on_epoch_begin(self) -> None:
+        """An epoch is about to begin."""
+        self._monitor.begin_epoch()
+
+    def on_epoch_end(self, network: StackedMLP, k: int) -> bool:
+        """An epoch has been recorded. Return whether to stop."""
+        return self._monitor.end_epoch(network, k)
+
+
+class EpochLog:
+    """Prints a line for each epoch of a stack."""
+
+    def __init__(self, candidate: Candidate) -> None:
+        self._candidate = candidate
+
+    def on_epoch_begin(self) -> None:
+        """Nothing to print yet."""
+
+    def on_epoch_end(self, network: StackedMLP, k: int) -> bool:
+        """Print the mean losses of the networks that are still in training."""
+        n_epochs = self._candidate.n_epochs
+        records = [fit.progress.records[-1] for fit in self._candidate.fits if fit.progress.n_epochs == n_epochs]
+        means = {
+            name: np.mean([record[name] for record in records])
+            for name in ("loss", "validation_loss")
+            if all(name in record for record in records)
+        }
+        losses = ", ".join(f"{name.replace('_', ' ')} = {mean:.6f}" for name, mean in means.items())
+        print(f"Epoch {n_epochs}, {len(records)} networks: {losses}")  # noqa: T201
+        return False
+
+
+def train_candidates(
+    candidates: Sequence[Candidate],
+    deadline: Deadline,
+    callbacks: Sequence[EpochCallback] = (),
+    *,
+    verbose: bool = False,
+) -> list[Candidate]:
+    """Train the networks of each candidate as a stack; return the candidates that have been trained.
+
+    Parameters
+    ----------
+    candidates : sequence of Candidate
+    deadline : Deadline
+        The first candidate may take all of it. Another one begins where half the time of the first is left.
+    callbacks : sequence of EpochCallback
+    verbose : bool, default=False
+        Whether to print a line for each epoch.
+    """
+    trained: list[Candidate] = []
+    halving = SuccessiveHalving() if len(candidates) > 1 else None
+    for candidate in candidates:
+        if trained and deadline.remaining < _LEAST_TIME * trained[0].seconds:
+            deadline.was_reached = True
+            break
+        began = _now()
+        log = [EpochLog(candidate)] if verbose else []
+        stacks = _stacks(candidate.fits)
+        for n_trained, fits in enumerate(stacks):
+            StackMonitor(candidate, fits, deadline, 1 / (len(stacks) - n_trained), [*callbacks, *log], halving)
+            _train(fits)
+        candidate.seconds = _now() - began
+        trained.append(candidate)
+        if candidate.was_interrupted:
+            break
+    return trained
+
+
+def _stacks(fits: list[Fit]) -> list[list[Fit]]:
+    """All as one stack; of sparse rows each alone."""
+    return [[fit] for fit in fits] if fits[0].data.train.rows.is_sparse else [fits]
+
+
+def _train(fits: Sequence[Fit]) -> None:
+    network, options = fits[0].network, fits[0].options
+    n_steps = fits[0].n_rows / options.batch_size * options.max_iter
+    call_with_threads(partial(train, fits), len(fits) * network.n_coefs * options.batch_size, n_steps)

@@ -1,0 +1,285 @@
+"""TabularMLPClassifier: raw tables in, labels and probabilities out."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from sktorch_mlp._nn.tensors import to_numpy
+
+from .compat import ClassifierMixin, StrOptions, fit_context, with_callbacks
+from .inputs import Inputs
+from .tabular import BaseTabularMLP
+from .targets import ClassTargets, fit_label_binarizer
+
+
+@dataclass(eq=False, repr=False)
+class TabularMLPClassifier(ClassifierMixin, BaseTabularMLP):
+    """Classifier for raw tables: an ensemble of small networks, trained side by side.
+
+    Takes frames as they are, with categories, strings and missing values. No preprocessing, no tuning.
+
+    Parameters
+    ----------
+    n_estimators : int, default=8
+        Networks of the ensemble; with `hyperparameters` those of each candidate. With 1 it
+        is a single network.
+    hidden_layer_sizes : int or array-like of int, default=(256, 256)
+        Units of each hidden layer.
+    numerical_embedding : {'auto', 'piecewise_linear', 'periodic'} or None, default='auto'
+        What the first layer gets of each number beside the number itself. "piecewise_linear"
+        is its place in bins with equally many training rows [1]_: at most 32 bins (64 for
+        regression), fewer for small data, and 1024 (2048) for all numbers together, but no
+        fewer than 4 each. "periodic" is 16 waves of learned frequency [1]_. "auto" is
+        "piecewise_linear", which was better on the tables we chose it on, and None for more
+        than 256 (512) numbers.
+    categorical_features : 'from_dtype', array-like of {str, int, bool} or None, \
+            default='from_dtype'
+        Columns that are categories: those of dtype category, string and boolean, and objects
+        that are strings or booleans; or names, indices or a mask of them; or none. scikit-learn's
+        `HistGradientBoostingClassifier` counts only dtype category.
+    validation_fraction : float, default=0.125
+        Part of the rows that each network holds out, in [0, 0.5]. The networks hold out one
+        fold after the other, so that with the defaults each row is held out by one of them.
+        With 0 networks train to the end, on all rows. Not used where `X_val` is passed.
+    max_iter : int, default=None
+        Epochs. None for 60; fewer where these are more than 2000 steps, but at least 10.
+    scoring : str, callable or None, default=None
+        Score of the held-out rows by which each network keeps its best epoch: a scorer of
+        scikit-learn, ``scorer(estimator, X, y)``, whose X is encoded; or None, or "loss", for the
+        loss.
+    hyperparameters : 'auto', dict or None, default=None
+        What the candidates of a pack differ in: a list or distribution of scipy for each name,
+        as `sklearn.model_selection.RandomizedSearchCV` takes them. Names are
+        `hidden_layer_sizes`, `learning_rate_init`, `weight_decay`, `dropout`,
+        `numerical_embedding`, `n_bins`, `n_frequencies`, `batch_size` and `max_iter`. "auto" for
+        ours. The first candidate is always that of the default. Losers stop early [2]_, and a greedy
+        selection [3]_ by the loss of held-out rows weighs the others. None for no pack.
+    n_candidates : int, default=None
+        Candidates of a pack; None for 8.
+    time_limit : float, default=None
+        Seconds that `fit` may take. It ends with the epoch that reaches them, and warns.
+        Learning rates fall sooner where there is not time for all epochs.
+    device : str or torch.device, default='auto'
+        Where to train and predict: "cpu", "cuda", "cuda:1", "mps"; "auto" for a GPU if there is
+        one.
+    dtype : {'float32', 'float64', 'bfloat16'}, default='float32'
+        Precision. With "bfloat16" the products of training round their operands, which takes half the
+        time or less on processors that have such products.
+    random_state : int, RandomState or None, default=None
+        Source of initial weights, folds, orders and dropout. Pass an int for the same
+        results again.
+    verbose : bool, default=False
+        Whether to print a line for each epoch.
+    class_weight : dict, list of dict, 'balanced' or None, default=None
+        Weights of the classes in the loss, as in `MLPTorchClassifier`.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    estimators_ : list of TabularMLPClassifier
+        The networks as fitted estimators, in the same memory.
+    estimator_weights_ : ndarray of shape (n_fitted,)
+        Weight of each of `estimators_` in the average; they sum to one.
+    oof_prediction_ : ndarray of shape (n_samples,n_classes)
+        Probabilities of the training rows by the networks that had held them out, to
+        stack or calibrate by; nan for rows that none had. Not with `X_val`.
+    leaderboard_ : DataFrame
+        One row for each candidate, best first: its hyperparameters, `validation_loss`, `weight` in
+        the ensemble, `n_iter` and `seconds`.
+    history_ : list of dict
+        One record for each network and epoch: candidate, estimator, epoch, loss, learning_rate,
+        seconds, validation_loss, validation_score.
+    n_iter_ : int
+        Epochs of the longest fit.
+    n_outputs_ : int
+        Output units.
+    n_features_in_ : int
+        Columns seen by `fit`.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the columns, where X had string column names.
+
+    See Also
+    --------
+    TabularMLPRegressor : The same for numbers in place of labels.
+    MLPTorchClassifier : Takes the place of scikit-learn's MLP, with its numbers.
+
+    Notes
+    -----
+    Numbers are scaled by median and quartiles and clipped smoothly [4]_. Missing ones are the
+    median, with an indicator where `fit` saw some. Categories of at most 64 levels are one-hot,
+    others learned vectors of length 16; missing ones are a level of their own, which unknown ones
+    share. Constant columns are left out. Sparse X is scaled by its maxima, and has no embedding.
+    Weights of rows count in the loss, but which rows a network holds out does not depend on them.
+
+    Each network has two layers of 256 relu units, dropout of 0.15 (less for regressions on more
+    than 5000 rows), and trains by AdamW with a rate that falls along half a cosine; it keeps its
+    best epoch. Outputs are averaged.
+
+    References
+    ----------
+    .. [1] Y. Gorishniy, I. Rubachev and A. Babenko, "On embeddings for numerical features in tabular
+       deep learning", NeurIPS 2022, :arxiv:`2203.05556`. The first layer is the linear map of
+       each feature.
+    .. [2] L. Li et al., "A system for massively parallel hyperparameter tuning", MLSys 2020,
+       :arxiv:`1810.05934`.
+    .. [3] R. Caruana et al., "Ensemble selection from libraries of models", ICML 2004.
+    .. [4] D. Holzmüller, L. Grinsztajn and I. Steinwart, "Better by default: strong pre-tuned MLPs and
+       boosted trees on tabular data", NeurIPS 2024, :arxiv:`2407.04491`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sktorch_mlp import TabularMLPClassifier
+    >>> X = pd.DataFrame({"age": [23, 41, None, 35] * 25, "job": ["cook", "pilot", "cook", None] * 25})
+    >>> y = ["no", "yes", "no", "yes"] * 25
+    >>> model = TabularMLPClassifier(n_estimators=2, random_state=0).fit(X, y)
+    >>> model.score(X, y)
+    1.0
+    >>> model.predict_proba(X[:3]).shape
+    (3, 2)
+    >>> len(model.estimators_)
+    2
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseTabularMLP._parameter_constraints,
+        "class_weight": [StrOptions({"balanced"}), dict, list, None],
+    }
+
+    _: KW_ONLY
+    class_weight: dict[Any, float] | list[dict[Any, float]] | str | None = None
+
+    def _make_targets(self, y: Any) -> ClassTargets:
+        self._label_binarizer = fit_label_binarizer(y)
+        self.classes_ = self._label_binarizer.classes_
+        return ClassTargets(self._label_binarizer, "log_loss", 0.0, self.class_weight, y)
+
+    @with_callbacks
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Self:
+        """Fit the ensemble.
+
+        Parameters
+        ----------
+        X : frame, {array-like, sparse matrix, Tensor} of shape (n_samples, n_features)
+            A table: a DataFrame of pandas, polars or any library that narwhals reads, or an array.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Class labels, or a label indicator matrix for multilabel targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples in the loss; None for equal weights.
+        X_val : as X, default=None
+            Validation rows for all networks, in place of held-out rows of X.
+        y_val : array-like of shape (n_val,) or (n_val, n_outputs), default=None
+            Targets of X_val.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Weights of the rows of X_val.
+
+        Returns
+        -------
+        self : TabularMLPClassifier
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the input is invalid: a column of free text, an infinite number, an absent device.
+        TypeError
+            If a column has times or objects.
+        """
+        return self._fit(Inputs(X, y, sample_weight), Inputs(X_val, y_val, sample_weight_val))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict class labels.
+
+        Parameters
+        ----------
+        X : frame, {array-like, sparse matrix, Tensor} of shape (n_samples, n_features)
+            A table.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Labels, of the dtype of `classes_`; an indicator matrix for multilabel targets.
+        """
+        outputs = self._predict(X)
+        if self._label_binarizer.y_type_ == "multiclass":
+            return self.classes_[outputs.argmax(1)]
+        return self._label_binarizer.inverse_transform(outputs.ravel() if self.n_outputs_ == 1 else outputs)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Predict probabilities.
+
+        Parameters
+        ----------
+        X : frame, {array-like, sparse matrix, Tensor} of shape (n_samples, n_features)
+            A table.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes)
+            Probability of each class in the order of `classes_`; for multilabel targets of each label, independently.
+        """
+        return self._to_probabilities(self._predict(X))
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Predict the logarithms of the probabilities.
+
+        Parameters
+        ----------
+        X : frame, {array-like, sparse matrix, Tensor} of shape (n_samples, n_features)
+            A table.
+
+        Returns
+        -------
+        log_probabilities : ndarray of shape (n_samples, n_classes)
+            ``log(predict_proba(X))``.
+        """
+        probabilities = self.predict_proba(X)
+        return np.log(probabilities, out=probabilities)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy of the predictions; for multilabel targets all labels of a row must be right.
+
+        Parameters
+        ----------
+        X : frame, {array-like, sparse matrix, Tensor} of shape (n_samples, n_features)
+            A table.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        score : float
+            Mean accuracy.
+        """
+        return super().score(X, to_numpy(y, "y"), to_numpy(sample_weight, "sample_weight"))
+
+    def _to_probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        if self.n_outputs_ == 1:
+            return np.hstack([1 - outputs, outputs])
+        return outputs / outputs.sum(1, keepdims=True) if self._label_binarizer.y_type_ == "multiclass" else outputs
+
+    @property
+    def oof_prediction_(self) -> np.ndarray:
+        """Probabilities of the training rows, by networks that had held them out; nan where there is none."""
+        return self._to_probabilities(self._held_out_outputs())
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
