@@ -46,8 +46,9 @@ class Candidate:
 
     @property
     def loss(self) -> float:
-        """Mean of the best validation losses so far."""
-        return float(np.mean([-fit.progress.best_validation_score for fit in self.fits]))
+        """Mean of the validation losses of the best epochs so far; nan without validation rows."""
+        losses = [(fit.progress.validation_losses or [math.nan])[fit.progress.best_n_iter - 1] for fit in self.fits]
+        return float(np.mean(losses))
 
     @property
     def was_interrupted(self) -> bool:
@@ -268,6 +269,8 @@ def train_candidates(
             StackMonitor(candidate, fits, deadline, 1 / (len(stacks) - n_trained), [*callbacks, *log], halving)
             _train(fits)
         candidate.seconds = _now() - began
+        for fit in candidate.fits:
+            fit.optimizer = None  # its moments would take twice the memory of the network
         trained.append(candidate)
         if candidate.was_interrupted:
             break

@@ -78,6 +78,11 @@ class FittedStack:
         """Number of networks."""
         return len(self.flat)
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Precision of the parameters."""
+        return self.flat.dtype
+
     def member(self, k: int) -> FittedStack:
         """One network, in the same memory."""
         own = slice(k, k + 1)
@@ -225,8 +230,7 @@ class FittedEnsemble:
         """Average of the activated outputs, (n_rows, n_outputs), for encoded X, dense or sparse."""
         total: Tensor | None = None
         for stack in self.stacks:
-            dtype = np.dtype(np.float32 if stack.spec.dtype == torch.float32 else np.float64)
-            predicted = stack.predict(Rows.from_array(X, stack.spec.device, dtype))
+            predicted = stack.predict(Rows.from_array(X, stack.spec.device, stack.dtype))
             total = predicted if total is None else total.add_(predicted)
         assert total is not None
         return total.cpu().numpy()

@@ -20,10 +20,9 @@ from sktorch_mlp._training.schedules import OneCycle
 
 #: Epochs of a fit; and steps beyond which there are fewer epochs, but not fewer than so many.
 _N_EPOCHS, _N_STEPS, _FEWEST_EPOCHS = 60, 2000, 10
-#: Most bins of all numbers together, and the fewest of a number: where there are too many numbers for these, "auto" is
-#: no bins.
-_N_BINS = {"classification": 1024, "regression": 2048}
-_FEWEST_BINS = 4
+#: Most bins of a number, and about the most of all numbers: where there are too many for the fewest bins, "auto" is none.
+_N_BINS = {"classification": (32, 1024), "regression": (64, 2048)}
+_FEWEST_BINS, _ROWS_OF_A_BIN = 4, 40
 #: Epochs in which no network has reached a better validation loss after which all stop.
 PATIENCE = 12
 #: Factors of the inputs that are bins, for one network after the other: with small factors the bins learn slowly.
@@ -87,8 +86,8 @@ def default_settings(
     batch_size = min(n_train, max(16, min(256, n_train // 16)))
     n_batches = n_train // batch_size
     few_steps = max(_FEWEST_EPOCHS, math.ceil(_N_STEPS / n_batches))
-    n_bins = min(64 if is_regression else 32, max(8, n_rows // 40))
-    n_affordable = _N_BINS["regression" if is_regression else "classification"] // max(1, n_numbers)
+    most_bins, all_bins = _N_BINS["regression" if is_regression else "classification"]
+    n_affordable = all_bins // max(1, n_numbers)
     if numerical_embedding == "auto":
         numerical_embedding = "piecewise_linear" if n_affordable >= _FEWEST_BINS else None
     return Settings(
@@ -98,7 +97,7 @@ def default_settings(
         # Noise helps small data. On large ones it keeps a regression from being exact.
         dropout=0.15 * _fall(n_rows, 5000, 12000) if is_regression else 0.15,
         numerical_embedding=numerical_embedding,
-        n_bins=max(_FEWEST_BINS, min(n_bins, n_affordable)),
+        n_bins=max(_FEWEST_BINS, min(most_bins, n_rows // _ROWS_OF_A_BIN, n_affordable)),
         n_frequencies=16,
         batch_size=batch_size,
         max_iter=min(_N_EPOCHS, few_steps) if max_iter is None else max_iter,

@@ -117,9 +117,9 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
         inputs.check_validation_arguments(validation, solver="adamw", needs_validation=False)
         with restored_after_errors(self):
             random_state = check_random_state(self.random_state)
-            X, y, sample_weight = inputs.without_weightless_rows(
-                inputs.validate_table_training(self, given, reset=True)
-            )
+            table = inputs.validate_table_training(self, given, reset=True)
+            n_rows = len(table.y)
+            (X, y, sample_weight), rows = inputs.without_weightless_rows(table)
             targets = self._make_targets(y)
             self._encoder = _make_encoder(X, self.categorical_features)
             training = Inputs(_encode(self._encoder, X, dtype), y, sample_weight)
@@ -127,6 +127,10 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
             with torch.inference_mode(False), without_autocast(device):
                 data = TableData(training, validation, targets, device, dtype)
                 messages = self._train(data, given, deadline, random_state)
+            if self._oof_outputs is not None:
+                oof_outputs = np.full((n_rows, self.n_outputs_), np.nan)
+                oof_outputs[rows] = self._oof_outputs
+                self._oof_outputs = oof_outputs
         for message, category in messages:  # only now: a warning that is made an error leaves a fitted model
             warn(message, category)
         return self
@@ -298,7 +302,7 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
         check_is_fitted(self, "_ensemble")
         if self._encoder is not None:  # else X is encoded
             X = inputs.validate_table(self, X, reset=False)
-        dtype = np.dtype(np.float64 if self.dtype == "float64" else np.float32)
+        dtype = self._ensemble.stacks[0].dtype
         return self._ensemble.predict(_encode(self._encoder, X, dtype)).astype(np.float64)
 
     @property

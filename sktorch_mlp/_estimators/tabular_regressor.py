@@ -30,11 +30,11 @@ class TabularMLPRegressor(RegressorMixin, BaseTabularMLP):
         Units of each hidden layer.
     numerical_embedding : {'auto', 'piecewise_linear', 'periodic'} or None, default='auto'
         What the first layer gets of each number beside the number itself. "piecewise_linear"
-        is its place in bins with equally many training rows [1]_: at most 32 bins (64 for
-        regression), fewer for small data, and 1024 (2048) for all numbers together, but no
-        fewer than 4 each. "periodic" is 16 waves of learned frequency [1]_. "auto" is
-        "piecewise_linear", which was better on the tables we chose it on, and None for more
-        than 256 (512) numbers.
+        is its place in bins with equally many training rows [1]_: at most 64 bins, fewer below
+        2560 rows, and 2048 for all numbers together, but no fewer than 4 each; four times as
+        many where one value fills most rows. "periodic" is 16 waves of learned frequency [1]_.
+        "auto" is "piecewise_linear", which was better on the tables we chose it on, and None
+        for more than 512 numbers.
     categorical_features : 'from_dtype', array-like of {str, int, bool} or None, \
             default='from_dtype'
         Columns that are categories: those of dtype category, string and boolean, and objects

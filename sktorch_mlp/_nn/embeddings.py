@@ -134,8 +134,9 @@ class TableEmbedding:
 def quantile_edges(values: np.ndarray, n_bins: int) -> np.ndarray:
     """Edges of about `n_bins` bins with equally many values; values of few kinds are edges themselves.
 
-    So is a value that many rows have, more than a bin of equal parts, such as zero in most rows. The other bins are
-    those of the other rows. A number of two values or fewer needs no bins, and has no edges.
+    So is a value that more rows have than a bin would. The other bins are those of the other rows, and four times as
+    many where one value fills most rows: what the few others are, zero in most rows of a sum of money, say, matters
+    more. A number of two values or fewer needs no bins, and has no edges.
 
     Parameters
     ----------
@@ -146,12 +147,13 @@ def quantile_edges(values: np.ndarray, n_bins: int) -> np.ndarray:
     distinct, counts = np.unique(values[~np.isnan(values)], return_counts=True)
     if len(distinct) <= 2:
         return distinct[:0]
+    if 2 * counts.max() > counts.sum():
+        n_bins *= 4
     if len(distinct) <= n_bins:
         return distinct
     is_frequent = counts * n_bins > counts.sum()
-    n_other_bins = max(1, n_bins - int(is_frequent.sum()))
     others = np.repeat(distinct[~is_frequent], counts[~is_frequent])
-    quantiles = np.quantile(others, np.linspace(0, 1, n_other_bins + 1))
+    quantiles = np.quantile(others, np.linspace(0, 1, max(1, n_bins - int(is_frequent.sum())) + 1))
     return np.union1d(distinct[is_frequent], quantiles)
 
 

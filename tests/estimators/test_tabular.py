@@ -326,6 +326,8 @@ def test_rows_of_weight_zero_are_as_if_they_were_not_there():
     model = TabularMLPClassifier(**SMALL)
     kept = weights > 0
     weighted = clone(model).fit(X, y, weights)
+    assert weighted.oof_prediction_.shape == (len(X), 3)
+    assert np.isnan(weighted.oof_prediction_[~kept]).all()
     np.testing.assert_array_equal(
         weighted.predict_proba(X), clone(model).fit(X[kept], y[kept], weights[kept]).predict_proba(X)
     )

@@ -183,8 +183,10 @@ def test_parameters_begin_as_documented():
         ([0, 1, 1, np.nan], 8, []),  # the number itself says it all
         ([3, 3], 8, []),
         ([np.nan, np.nan], 8, []),
-        ([0] * 90 + list(range(1, 11)), 4, [0, 1, 4, 7, 10]),  # what many rows have is an edge, and one bin less
+        ([0] * 40 + list(range(1, 61)), 4, [0, *np.linspace(1, 60, 4)]),  # what many rows have is an edge
+        ([0] * 90 + list(range(1, 61)), 2, [0, *np.linspace(1, 60, 8)]),  # what most have leaves more for the others
+        ([0] * 90 + list(range(1, 8)), 2, list(range(8))),
     ],
 )
 def test_edges_of_bins_are_quantiles(values, n_bins, expected):
-    np.testing.assert_array_equal(quantile_edges(np.array(values, dtype=float), n_bins), expected)
+    np.testing.assert_allclose(quantile_edges(np.array(values, dtype=float), n_bins), expected, rtol=1e-15)
