@@ -16,6 +16,7 @@ from torch import nn
 
 from sktorch_mlp._data.device import is_available
 from sktorch_mlp._data.rows import Rows
+from sktorch_mlp._interop.compat import callback_attributes
 from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.modules import NORM_NAMES, sequential
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP, per_hidden_layer
@@ -83,6 +84,7 @@ def restored_after_errors(estimator: BaseEstimator) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        before |= callback_attributes(estimator)
         estimator.__dict__.clear()
         estimator.__dict__.update(before)
         raise
