@@ -101,8 +101,12 @@ def validate_table(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
     X = to_numpy(X, "X")
     if hasattr(X, "columns"):
         validate_data(estimator, X, skip_check_array=True, reset=reset)
-        if len(X) == 0:
-            raise ValueError(f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is required.")
+        for size, what in zip(X.shape, ("sample", "feature"), strict=True):
+            if size == 0:
+                raise ValueError(
+                    f"Found array with 0 {what}(s) (shape={X.shape}) while a minimum of 1 is required by "
+                    f"{type(estimator).__name__}."
+                )
         return X
     return validate_data(
         estimator,
@@ -125,7 +129,9 @@ def validate_table_training(estimator: BaseEstimator, inputs: Inputs, *, reset: 
         y = column_or_1d(y, warn=True)
     sample_weight = inputs.sample_weight
     if sample_weight is not None:
-        sample_weight = check_sample_weight(to_numpy(sample_weight, "sample_weight"), np.empty((len(y), 0)))
+        sample_weight = check_sample_weight(
+            to_numpy(sample_weight, "sample_weight"), np.empty((len(y), 0)), ensure_non_negative=True
+        )
     return Inputs(X, y, sample_weight)
 
 

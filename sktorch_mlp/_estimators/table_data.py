@@ -143,6 +143,8 @@ class TableData:
 def _make_samples(data: Inputs, targets: Targets, device: torch.device, dtype: np.dtype) -> Samples:
     """Place encoded data on the device."""
     weights = targets.row_weights(data.y, data.sample_weight)
+    if weights is not None:
+        weights = weights / weights.max()  # only ratios count, and these fit into float32
     return Samples(
         rows=Rows.from_array(data.X, device, dtype),
         targets=as_tensor(targets.encode(data.y, dtype), device),
