@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from numbers import Integral, Real
 from typing import Any
@@ -32,7 +32,7 @@ _N_ROUNDS = 50
 _MOST_ROWS = 20_000
 
 _CONSTRAINTS: dict[str, list[Any]] = {
-    "hidden_layer_sizes": [tuple],
+    "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
     "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
     "weight_decay": [Interval(Real, 0, None, closed="left")],
     "dropout": [Interval(Real, 0, 1, closed="left")],
@@ -57,7 +57,7 @@ def check_hyperparameters(hyperparameters: Any, n_candidates: int | None) -> Non
         )
     if isinstance(hyperparameters, Mapping) and (unknown := set(hyperparameters) - set(_CONSTRAINTS)):
         raise InvalidParameterError(
-            f"hyperparameters has the unknown names {sorted(unknown)}. Known are {sorted(_CONSTRAINTS)}."
+            f"hyperparameters has the unknown names {sorted(unknown, key=str)}. Known are {sorted(_CONSTRAINTS)}."
         )
 
 
@@ -101,9 +101,14 @@ def draw_candidates(
 def _as_options(name: str, values: Any) -> Any:
     if hasattr(values, "rvs"):
         return values
-    if name != "hidden_layer_sizes":
-        return list(values)
-    return [tuple(value) if isinstance(value, Sequence) else (value,) for value in values]
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InvalidParameterError(
+            f"hyperparameters must have a list or a distribution of scipy for each name, got {values!r} for {name!r}."
+        )
+    options = list(values)
+    if not options:
+        raise InvalidParameterError(f"hyperparameters has an empty list for {name!r}. Leave the name out.")
+    return options
 
 
 def row_losses(outputs: np.ndarray, targets: np.ndarray, out_activation: str) -> np.ndarray:
@@ -158,7 +163,7 @@ def greedy_weights(
     total = np.zeros_like(pool[0])
     best_loss, best_counts = np.inf, counts
     for n_chosen in range(1, _N_ROUNDS + 1):
-        losses = [loss((total + values) / n_chosen) for values in pool]
+        losses = np.nan_to_num([loss((total + values) / n_chosen) for values in pool], nan=np.inf)
         chosen = int(np.argmin(losses))
         counts, total = counts.copy(), total + pool[chosen]
         counts[chosen] += 1
