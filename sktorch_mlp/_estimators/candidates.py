@@ -46,14 +46,22 @@ class Candidate:
 
     @property
     def loss(self) -> float:
-        """Mean of the validation losses of the best epochs so far; nan without validation rows."""
-        losses = [(fit.progress.validation_losses or [math.nan])[fit.progress.best_n_iter - 1] for fit in self.fits]
-        return float(np.mean(losses))
+        """Mean of the validation losses at the best epochs so far; inf if a network has none."""
+        return float(np.mean([_best_loss(fit) for fit in self.fits]))
 
     @property
     def was_interrupted(self) -> bool:
         """Whether the user has interrupted training."""
         return any(fit.progress.stop_reason == "interrupted" for fit in self.fits)
+
+    def stacks(self) -> list[list[Fit]]:
+        """Fits that are trained side by side: all; of sparse rows each alone."""
+        return [[fit] for fit in self.fits] if self.fits[0].data.train.rows.is_sparse else [self.fits]
+
+
+def _best_loss(fit: Fit) -> float:
+    best_epoch = fit.progress.best_n_iter
+    return fit.progress.validation_losses[best_epoch - 1] if best_epoch else math.inf
 
 
 class EpochCallback(Protocol):
@@ -151,9 +159,14 @@ class StackMonitor:
         self._seconds = deadline.remaining * share
         self._began = _now()
         self._n_planned = candidate.settings.max_iter
-        self._n_epochs, self._is_in_epoch, self._stops = 0, False, False
+        self._n_epochs, self._is_in_epoch, self._stops, self._is_asked_to_stop = 0, False, False, False
         for fit in self._fits:
             fit.observer = _MemberObserver(self)
+
+    @property
+    def ends_all(self) -> bool:
+        """Whether a callback or the user has asked to stop, so that no other stack begins."""
+        return self._is_asked_to_stop or self._candidate.was_interrupted
 
     def begin_epoch(self) -> None:
         """The first network of the stack is about to begin an epoch, or another one is."""
@@ -168,8 +181,9 @@ class StackMonitor:
             self._is_in_epoch = False
             self._n_epochs += 1
             asks = [callback.on_epoch_end(network, k) for callback in self._callbacks]
+            self._is_asked_to_stop = any(asks)
             loses = self._halving is not None and self._halving.stops(self._candidate)
-            self._stops = any(asks) or loses or self._has_converged() or self._is_at_the_end()
+            self._stops = self._is_asked_to_stop or loses or self._has_converged() or self._is_at_the_end()
         return self._stops
 
     def _has_converged(self) -> bool:
@@ -216,18 +230,18 @@ class _MemberObserver:
 
 
 class EpochLog:
-    """Prints a line for each epoch of a stack."""
+    """Prints a line for each epoch of a stack of these fits."""
 
-    def __init__(self, candidate: Candidate) -> None:
-        self._candidate = candidate
+    def __init__(self, fits: Sequence[Fit]) -> None:
+        self._fits = fits
 
     def on_epoch_begin(self) -> None:
         """Nothing to print yet."""
 
     def on_epoch_end(self, network: StackedMLP, k: int) -> bool:
         """Print the mean losses of the networks that are still in training."""
-        n_epochs = self._candidate.n_epochs
-        records = [fit.progress.records[-1] for fit in self._candidate.fits if fit.progress.n_epochs == n_epochs]
+        n_epochs = max(fit.progress.n_epochs for fit in self._fits)
+        records = [fit.progress.records[-1] for fit in self._fits if fit.progress.n_epochs == n_epochs]
         means = {
             name: np.mean([record[name] for record in records])
             for name in ("loss", "validation_loss")
@@ -263,23 +277,22 @@ def train_candidates(
             deadline.was_reached = True
             break
         began = _now()
-        log = [EpochLog(candidate)] if verbose else []
-        stacks = _stacks(candidate.fits)
+        stacks = candidate.stacks()
         for n_trained, fits in enumerate(stacks):
-            StackMonitor(candidate, fits, deadline, 1 / (len(stacks) - n_trained), [*callbacks, *log], halving)
+            log = [EpochLog(fits)] if verbose else []
+            share = 1 / (len(stacks) - n_trained)
+            monitor = StackMonitor(candidate, fits, deadline, share, [*callbacks, *log], halving)
             _train(fits)
+            if monitor.ends_all:
+                candidate.fits = [fit for fit in candidate.fits if fit.progress.n_epochs] or candidate.fits
+                break
         candidate.seconds = _now() - began
         for fit in candidate.fits:
             fit.optimizer = None  # its moments would take twice the memory of the network
         trained.append(candidate)
-        if candidate.was_interrupted:
+        if monitor.ends_all:
             break
     return trained
-
-
-def _stacks(fits: list[Fit]) -> list[list[Fit]]:
-    """All as one stack; of sparse rows each alone."""
-    return [[fit] for fit in fits] if fits[0].data.train.rows.is_sparse else [fits]
 
 
 def _train(fits: Sequence[Fit]) -> None:

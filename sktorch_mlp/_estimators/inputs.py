@@ -135,8 +135,8 @@ def validate_table_training(estimator: BaseEstimator, inputs: Inputs, *, reset: 
     return Inputs(X, y, sample_weight)
 
 
-def without_weightless_rows(inputs: Inputs) -> tuple[Inputs, np.ndarray]:
-    """Leave out rows of weight zero, which must not change anything; return indices of the others, too.
+def without_weightless_rows(inputs: Inputs) -> Inputs:
+    """Leave out rows of weight zero, which must not change anything.
 
     Raises
     ------
@@ -145,11 +145,11 @@ def without_weightless_rows(inputs: Inputs) -> tuple[Inputs, np.ndarray]:
     """
     X, y, sample_weight = inputs
     if sample_weight is None or sample_weight.all():
-        return inputs, np.arange(len(y))
+        return inputs
     rows = np.flatnonzero(sample_weight)
     if len(rows) == 0:
         raise ValueError("Sample weights must contain at least one non-zero number.")
-    return Inputs(safe_indexing(X, rows), y[rows], sample_weight[rows]), rows
+    return Inputs(safe_indexing(X, rows), y[rows], sample_weight[rows])
 
 
 @contextmanager

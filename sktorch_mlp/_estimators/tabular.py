@@ -117,9 +117,8 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
         inputs.check_validation_arguments(validation, solver="adamw", needs_validation=False)
         with restored_after_errors(self):
             random_state = check_random_state(self.random_state)
-            table = inputs.validate_table_training(self, given, reset=True)
-            n_rows = len(table.y)
-            (X, y, sample_weight), rows = inputs.without_weightless_rows(table)
+            all_rows = inputs.validate_table_training(self, given, reset=True)
+            X, y, sample_weight = inputs.without_weightless_rows(all_rows)
             targets = self._make_targets(y)
             self._encoder = _make_encoder(X, self.categorical_features)
             training = Inputs(_encode(self._encoder, X, dtype), y, sample_weight)
@@ -127,10 +126,8 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
             with torch.inference_mode(False), without_autocast(device):
                 data = TableData(training, validation, targets, device, dtype)
                 messages = self._train(data, given, deadline, random_state)
-            if self._oof_outputs is not None:
-                oof_outputs = np.full((n_rows, self.n_outputs_), np.nan)
-                oof_outputs[rows] = self._oof_outputs
-                self._oof_outputs = oof_outputs
+            if self._oof_outputs is not None and all_rows.sample_weight is not None:
+                self._oof_outputs = _at_weighted_rows(self._oof_outputs, all_rows.sample_weight)
         for message, category in messages:  # only now: a warning that is made an error leaves a fitted model
             warn(message, category)
         return self
@@ -179,7 +176,8 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
             )
             for each in settings
         ]
-        context = self._init_callback_context(max_subtasks=sum(each.max_iter for each in settings))
+        n_stacks = len(candidates[0].stacks())
+        context = self._init_callback_context(max_subtasks=n_stacks * sum(each.max_iter for each in settings))
         callbacks = []
         if has_callbacks(self):
             callbacks.append(
@@ -261,25 +259,28 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
         return fitted
 
     def _set_fitted_attributes(self, data: TableData, trained: Sequence[Candidate]) -> None:
-        """Weigh candidates, and publish their networks."""
+        """Weigh candidates, and publish their networks. One that has diverged has no weight, if another has not."""
         activation = data.loss.out_activation
-        stacks = [FittedStack.from_networks([fit.network for fit in c.fits], activation) for c in trained]
+        usable = [c for c, candidate in enumerate(trained) if math.isfinite(candidate.loss)] or [0]
+        stacks = [FittedStack.from_networks([fit.network for fit in trained[c].fits], activation) for c in usable]
         is_held_out = data.validation.X is None
-        predicted = [predict_held_out(stack, candidate.fits) for stack, candidate in zip(stacks, trained, strict=True)]
+        predicted = [predict_held_out(stack, trained[c].fits) for stack, c in zip(stacks, usable, strict=True)]
         known = ~np.isnan(predicted[0]).any(1)
-        weights = np.ones(1)
-        if len(trained) > 1:
+        usable_weights = np.ones(1)
+        if len(usable) > 1:
             samples = data.validation_samples or data.samples
             row_weights = None if samples.weights is None else samples.weights.cpu().numpy()[known]
-            weights = selection.greedy_weights(
+            usable_weights = selection.greedy_weights(
                 [outputs[known] for outputs in predicted],
                 samples.targets.cpu().numpy()[:, known],
                 row_weights,
                 activation,
             )
-        for stack, weight in zip(stacks, weights, strict=True):
+        for stack, weight in zip(stacks, usable_weights, strict=True):
             stack.weights = np.full(stack.n_networks, weight / stack.n_networks)
-        self._ensemble = FittedEnsemble([stack for stack, weight in zip(stacks, weights, strict=True) if weight])
+        self._ensemble = FittedEnsemble([stack for stack, weight in zip(stacks, usable_weights, strict=True) if weight])
+        weights = np.zeros(len(trained))
+        weights[usable] = usable_weights
         self.n_outputs_ = data.loss.n_outputs
         self.n_iter_ = max(candidate.n_epochs for candidate in trained)
         self.history_ = [
@@ -290,7 +291,7 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
         ]
         self._oof_outputs = None
         if is_held_out and known.any():
-            self._oof_outputs = np.tensordot(weights, np.stack(predicted), 1)
+            self._oof_outputs = np.tensordot(usable_weights, np.stack(predicted), 1)
         self.leaderboard_ = selection.leaderboard(trained, weights)
         self._member_keys = [(c, k) for c, weight in enumerate(weights) if weight for k in range(len(trained[c].fits))]
 
@@ -341,6 +342,13 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
         tags.input_tags.sparse = True
         tags.input_tags.allow_nan = True
         return tags
+
+
+def _at_weighted_rows(outputs: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
+    """Outputs for all rows of X, nan for those of weight zero, which took no part."""
+    all_outputs = np.full((len(sample_weight), outputs.shape[1]), np.nan)
+    all_outputs[sample_weight != 0] = outputs
+    return all_outputs
 
 
 def _make_encoder(X: Any, categorical_features: Any) -> Any:

@@ -1,11 +1,13 @@
 """Packs, time limits and callbacks of the estimators for raw tables."""
 
+import dataclasses
 import re
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import scipy.stats
 from sklearn.callback import ProgressBar
 from sklearn.exceptions import ConvergenceWarning
@@ -68,9 +70,45 @@ def test_losers_of_a_pack_stop_early():
     assert (board["n_iter"].iloc[1:] < 16).all()
 
 
+def test_losses_of_the_leaderboard_are_losses_whatever_the_score():
+    X, y = table()
+    pack = {"hyperparameters": {"dropout": [0.3]}, "scoring": "accuracy"}
+    model = TabularMLPClassifier(**SMALL | pack).fit(X, y)
+    history = pd.DataFrame(model.history_)
+    best = history.loc[history.groupby(["candidate", "estimator"])["validation_score"].idxmax()]  # the first of equals
+    expected = best.groupby("candidate")["validation_loss"].mean()
+    board = model.leaderboard_.set_index("candidate")["validation_loss"]
+    assert board.sort_index().tolist() == pytest.approx(expected.tolist())
+
+
+@pytest.mark.parametrize("bad", [{"learning_rate_init": [1e30]}, {"weight_decay": [1e6]}])
+def test_a_candidate_that_diverges_is_left_out(bad):
+    X, y = table()
+    model = TabularMLPClassifier(**SMALL | {"hyperparameters": bad}).fit(X, y)
+    alone = TabularMLPClassifier(**SMALL).fit(X, y)
+    assert model.leaderboard_["weight"].tolist() == [1, 0]
+    np.testing.assert_allclose(model.predict_proba(X), alone.predict_proba(X), rtol=1e-5)
+    np.testing.assert_allclose(model.oof_prediction_, alone.oof_prediction_, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sizes", [[8, 4], [[8], [4]], np.array([8, 4]), [np.array([8]), np.array([4])], scipy.stats.randint(4, 5)]
+)
+def test_layer_sizes_may_be_given_in_many_ways(sizes):
+    pack = {"hyperparameters": {"hidden_layer_sizes": sizes}, "max_iter": 1}
+    board = TabularMLPClassifier(**SMALL | pack, n_candidates=3).fit(*table()).leaderboard_
+    assert set(board["hidden_layer_sizes"]) <= {(16, 8), (8,), (4,)}
+    assert (4,) in set(board["hidden_layer_sizes"])
+
+
 @pytest.mark.parametrize(
     ("params", "match"),
     [
+        ({"hyperparameters": {"n_bins": 3}}, "list or a distribution of scipy for each name, got 3 for 'n_bins'"),
+        ({"hyperparameters": {"n_bins": "abc"}}, "list or a distribution of scipy"),
+        ({"hyperparameters": {"n_bins": []}}, "empty list for 'n_bins'"),
+        ({"hyperparameters": {1: [1], "a": [1]}}, "unknown names"),
+        ({"hyperparameters": {"hidden_layer_sizes": ["8"]}}, "hidden_layer_sizes"),
         ({"hyperparameters": {"momentum": [0.9]}}, "unknown names.*momentum"),
         ({"hyperparameters": {"dropout": [1.5]}}, "dropout"),
         ({"hyperparameters": {"hidden_layer_sizes": [(0,)]}}, "must be > 0"),
@@ -167,6 +205,34 @@ def test_one_progress_bar_for_all_networks(capsys):
     assert capsys.readouterr().out.count("TabularMLPClassifier - fit") == 1
 
 
+def test_sparse_rows_are_trained_network_by_network(capsys):
+    X, y = numbers()
+    model = TabularMLPRegressor(**SMALL, verbose=True).set_callbacks(ProgressBar()).fit(sp.csr_array(X), y)
+    epochs = re.findall(r"Epoch \d", capsys.readouterr().out)
+    assert epochs == [f"Epoch {epoch}" for epoch in range(1, 5)] * 3
+    assert model.n_iter_ == 4
+
+
+def test_a_callback_that_stops_ends_all_candidates():
+    model = TabularMLPClassifier(**SMALL | PACK, n_candidates=3).set_callbacks(Recorder(stop_after=2))
+    board = model.fit(*table()).leaderboard_
+    assert board["n_iter"].tolist() == [2]
+
+
+def test_callbacks_end_where_a_fit_fails():
+    torn_down = []
+
+    class Watch(Recorder):
+        def teardown(self, estimator, context):
+            torn_down.append(estimator)
+
+    model = TabularMLPClassifier(**SMALL, scoring=lambda *_: np.nan).set_callbacks(Watch())
+    with pytest.raises(ValueError, match="gives nan"):
+        model.fit(*table())
+    assert torn_down == [model]
+    assert not hasattr(model, "classes_")
+
+
 def test_callbacks_get_fitted_estimators():
     X, y = table()
     seen = []
@@ -199,6 +265,20 @@ def test_ctrl_c_keeps_what_has_been_learned(monkeypatch):
         model = TabularMLPClassifier(**SMALL).fit(X, y)
     assert model.n_iter_ == 2
     assert model.predict(X).shape == y.shape
+
+
+def test_ctrl_c_leaves_out_networks_that_have_not_begun(monkeypatch):
+    def interrupted(fits, *args):
+        for fit in fits:
+            fit.options = dataclasses.replace(fit.options, max_iter=1)
+        train(fits)
+        fits[0].progress.stop_reason = "interrupted"
+
+    monkeypatch.setattr(candidates, "train", interrupted)
+    X, y = numbers()
+    with pytest.warns(UserWarning, match="interrupted"):
+        model = TabularMLPRegressor(**SMALL).fit(sp.csr_array(X), y)
+    assert len(model.estimators_) == len(model.estimator_weights_) == 1
 
 
 def test_history_has_a_record_for_each_network_and_epoch(fitted):
