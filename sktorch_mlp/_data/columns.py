@@ -120,13 +120,14 @@ class CategoryColumn:
 
     @cached_property
     def _positions(self) -> dict[Level, int]:
-        return {level: position for position, level in enumerate(self.levels)}
+        positions: dict[Level, int] = {text_of(level): position for position, level in enumerate(self.levels)}
+        return positions | {level: position for position, level in enumerate(self.levels)}
 
     def encode(self, values: Any) -> np.ndarray:
         """Index of the level of each value, -1 where it has none.
 
-        A value has the level that equals it, or else that of the text it prints as: "7" is the level of 7 in a
-        column of strings.
+        A value has the level that equals it, or else the one that prints as the same text: "7" is the level of 7 in
+        a column of strings, and "True" that of True in a column of bools.
         """
         codes, distinct = factorize(values)
         positions = self._positions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -215,7 +215,7 @@ class FittedEnsemble:
         Their weights sum to one, over all stacks.
     """
 
-    stacks: list[FittedStack] = field(default_factory=list)
+    stacks: list[FittedStack]
 
     @property
     def weights(self) -> np.ndarray:

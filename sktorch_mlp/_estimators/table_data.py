@@ -35,7 +35,7 @@ def split_folds(
     ----------
     n_rows, n_members : int
     validation_fraction : float
-        Size of a fold; 0 for none.
+        Size of a fold, rounded to one over a whole number; 0 for none.
     strata : ndarray of shape (n_rows,) or None
         Classes.
     random_state : RandomState

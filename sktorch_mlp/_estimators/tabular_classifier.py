@@ -41,11 +41,13 @@ class TabularMLPClassifier(ClassifierMixin, BaseTabularMLP):
         that are strings or booleans; or names, indices or a mask of them; or none. scikit-learn's
         `HistGradientBoostingClassifier` counts only dtype category.
     validation_fraction : float, default=0.125
-        Part of the rows that each network holds out, in [0, 0.5]. The networks hold out one
-        fold after the other, so that with the defaults each row is held out by one of them.
-        With 0 networks train to the end, on all rows. Not used where `X_val` is passed.
+        Part of the rows that each network holds out, in [0, 0.5], rounded to 1/2, 1/3, 1/4 ….
+        The networks hold out one fold after the other, so that with the defaults each row is
+        held out by one of them. With 0 networks train to the end, on all rows. Not used where
+        `X_val` is passed.
     max_iter : int, default=None
-        Epochs. None for 60; fewer where these are more than 2000 steps, but at least 10.
+        Epochs. None for 60; fewer where these are more than 2000 steps, but at least 10. With
+        held-out rows training ends before, where no network has become better for 12 epochs.
     scoring : str, callable or None, default=None
         Score of the held-out rows by which each network keeps its best epoch: a scorer of
         scikit-learn, ``scorer(estimator, X, y)``, whose X is encoded; or None, or "loss", for the
@@ -84,9 +86,10 @@ class TabularMLPClassifier(ClassifierMixin, BaseTabularMLP):
         The networks as fitted estimators, in the same memory.
     estimator_weights_ : ndarray of shape (n_fitted,)
         Weight of each of `estimators_` in the average; they sum to one.
-    oof_prediction_ : ndarray of shape (n_samples,n_classes)
+    oof_prediction_ : ndarray of shape (n_samples, n_classes)
         Probabilities of the training rows by the networks that had held them out, to
-        stack or calibrate by; nan for rows that none had. Not with `X_val`.
+        stack or calibrate by; nan for rows that none had, and for those of weight zero. Not with
+        `X_val`.
     leaderboard_ : DataFrame
         One row for each candidate, best first: its hyperparameters, `validation_loss`, `weight` in
         the ensemble, `n_iter` and `seconds`.

@@ -246,6 +246,16 @@ def test_numbers_are_found_by_value():
     assert transformed([True, False], [1, 0, 2]) == [1, 0, -1]
 
 
+@pytest.mark.parametrize(
+    ("levels", "texts"), [([True, False], ["True", "False"]), ([1, 2], ["1", "2"]), ([1.0, 2.5], ["1", "2.5"])]
+)
+def test_levels_may_arrive_as_texts(levels, texts):
+    column = column_of(pd.Categorical(levels))
+    expected = column.encode(np.array(levels, dtype=object)).tolist()
+    assert column.encode(np.array(texts, dtype=object)).tolist() == expected
+    assert sorted(expected) == [0, 1]
+
+
 def test_strings_and_numbers_in_one_column_are_texts():
     values = np.array(["x", 1.0, "1", 2.5, None, False, 1], dtype=object)
     assert levels_of(values[:, None]) == ["1", "2.5", "False", "x"]

@@ -164,15 +164,6 @@ def test_oof_predictions_are_nan_where_no_member_held_the_row_out():
     assert np.abs(model.oof_prediction_[known]).max() < 1000  # in the unit of y
 
 
-def test_oof_predictions_are_nan_for_rows_of_weight_zero():
-    X, y = table()
-    weight = np.r_[np.zeros(30), np.ones(120)]
-    model = TabularMLPClassifier(**SMALL | {"n_estimators": 8}).fit(X, y, weight)
-    expected = TabularMLPClassifier(**SMALL | {"n_estimators": 8}).fit(X[30:], y[30:]).oof_prediction_
-    assert np.isnan(model.oof_prediction_[:30]).all()
-    np.testing.assert_allclose(model.oof_prediction_[30:], expected, rtol=1e-4)
-
-
 @pytest.mark.parametrize("params", [{"validation_fraction": 0}, {}])
 def test_without_held_out_rows_there_are_no_oof_predictions(params):
     X, y = table()
@@ -342,19 +333,6 @@ def test_rows_of_weight_zero_are_as_if_they_were_not_there():
     )
     with pytest.raises(ValueError, match="non-zero"):
         model.fit(X, y, np.zeros(len(X)))
-
-
-@pytest.mark.parametrize("unit", [1e-300, 1e300])
-def test_the_unit_of_weights_does_not_matter(unit):
-    X, y = numbers()
-    predicted = [TabularMLPRegressor(**SMALL).fit(X, y, np.full(len(y), w)).predict(X) for w in (1, unit)]
-    np.testing.assert_array_equal(*predicted)
-
-
-def test_negative_weights_are_an_error():
-    X, y = numbers()
-    with pytest.raises(ValueError, match="Negative values in data passed to `sample_weight`"):
-        TabularMLPRegressor(**SMALL).fit(X, y, np.r_[-1, np.ones(len(y) - 1)])
 
 
 def test_a_frame_without_columns_is_an_error():

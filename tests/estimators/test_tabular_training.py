@@ -126,7 +126,7 @@ def test_a_pack_that_cannot_be_is_an_error(params, match):
 
 
 def test_a_time_limit_ends_training_within_an_epoch(monkeypatch):
-    """The clock goes one second for each epoch."""
+    """The clock goes a third of a second with each look, and there is one look in each epoch."""
     X, y = numbers()
     clock = iter(np.arange(10000) / 3)
     monkeypatch.setattr(candidates, "_now", lambda: float(next(clock)))
