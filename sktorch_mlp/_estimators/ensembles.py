@@ -69,7 +69,11 @@ class FittedStack:
         )
         flat = network.flat.detach()
         if not bool(flat.isfinite().all()):
-            raise DivergenceError("The weights of a network of the ensemble are no longer finite.")
+            raise DivergenceError(
+                "Training has diverged.",
+                "Lower learning_rate_init or weight_decay where hyperparameters have them, or look for sample weights or "
+                "targets that differ by many orders of magnitude.",
+            )
         weights = np.full(len(flat), 1 / len(flat))
         return cls(network.spec, flat.cpu().numpy(), scales.cpu().numpy(), out_activation, weights)
 

@@ -135,21 +135,29 @@ def validate_table_training(estimator: BaseEstimator, inputs: Inputs, *, reset: 
     return Inputs(X, y, sample_weight)
 
 
-def without_weightless_rows(inputs: Inputs) -> Inputs:
-    """Leave out rows of weight zero, which must not change anything.
+def select_rows(inputs: Inputs, takes_part: np.ndarray) -> Inputs:
+    """Some rows of validated input, by a mask; the same object if these are all."""
+    if takes_part.all():
+        return inputs
+    X, y, sample_weight = inputs
+    sample_weight = None if sample_weight is None else sample_weight[takes_part]
+    return Inputs(safe_indexing(X, np.flatnonzero(takes_part)), y[takes_part], sample_weight)
+
+
+def has_weight(weights: np.ndarray | None, n_rows: int) -> np.ndarray:
+    """Mask of the rows with a weight that float32 can tell from zero beside the largest one.
 
     Raises
     ------
     ValueError
-        If no row is left.
+        If there is none.
     """
-    X, y, sample_weight = inputs
-    if sample_weight is None or sample_weight.all():
-        return inputs
-    rows = np.flatnonzero(sample_weight)
-    if len(rows) == 0:
-        raise ValueError("Sample weights must contain at least one non-zero number.")
-    return Inputs(safe_indexing(X, rows), y[rows], sample_weight[rows])
+    if weights is None:
+        return np.ones(n_rows, dtype=bool)
+    mask: np.ndarray = weights > weights.max() * np.finfo(np.float32).tiny
+    if not mask.any():
+        raise ValueError("Sample weights must contain at least one non-zero number, those of classes counted in.")
+    return mask
 
 
 @contextmanager

@@ -26,6 +26,8 @@ AUTO_HYPERPARAMETERS: dict[str, Any] = {
     "numerical_embedding": ["piecewise_linear", "piecewise_linear", "periodic", None],
     "n_bins": [16, 32, 64],
 }
+#: Hyperparameters without effect where there is no embedding.
+EMBEDDING_HYPERPARAMETERS = {"numerical_embedding", "n_bins", "n_frequencies"}
 #: Networks that are added to the ensemble one after the other, each of any candidate.
 _N_ROUNDS = 50
 #: Rows that selection looks at, at most.
@@ -62,7 +64,13 @@ def check_hyperparameters(hyperparameters: Any, n_candidates: int | None) -> Non
 
 
 def draw_candidates(
-    default: Settings, hyperparameters: Any, n_candidates: int, n_train: int, random_state: np.random.RandomState
+    default: Settings,
+    hyperparameters: Any,
+    n_candidates: int,
+    n_train: int,
+    random_state: np.random.RandomState,
+    *,
+    has_embedding: bool = True,
 ) -> list[Settings]:
     """The default, and candidates that differ from it at random.
 
@@ -76,6 +84,8 @@ def draw_candidates(
     n_train : int
         Rows a network trains on.
     random_state : RandomState
+    has_embedding : bool, default=True
+        Whether candidates can differ in their embedding.
 
     Raises
     ------
@@ -83,7 +93,8 @@ def draw_candidates(
         If a value is not valid.
     """
     space = AUTO_HYPERPARAMETERS if isinstance(hyperparameters, str) else hyperparameters
-    space = {name: _as_options(name, values) for name, values in space.items()}
+    names = space.keys() if has_embedding else space.keys() - EMBEDDING_HYPERPARAMETERS
+    space = {name: _as_options(name, values) for name, values in space.items() if name in names}
     n_drawn = n_candidates - 1
     if all(isinstance(values, list) for values in space.values()):
         n_drawn = min(n_drawn, int(np.prod([len(values) for values in space.values()])))

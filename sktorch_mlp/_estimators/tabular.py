@@ -118,19 +118,43 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
         with restored_after_errors(self):
             random_state = check_random_state(self.random_state)
             all_rows = inputs.validate_table_training(self, given, reset=True)
-            X, y, sample_weight = inputs.without_weightless_rows(all_rows)
-            targets = self._make_targets(y)
+            # Rows of weight zero must not change anything: first those of the samples, then those of the classes.
+            takes_part = inputs.has_weight(all_rows.sample_weight, len(all_rows.y))
+            weighted = inputs.select_rows(all_rows, takes_part)
+            targets = self._make_targets(weighted.y)
+            row_weights = targets.row_weights(weighted.y, weighted.sample_weight)
+            takes_part[takes_part] = inputs.has_weight(row_weights, len(weighted.y))
+            X, y, sample_weight = inputs.select_rows(all_rows, takes_part)
+            if sp.issparse(X):
+                self._check_sparse_settings()
             self._encoder = _make_encoder(X, self.categorical_features)
             training = Inputs(_encode(self._encoder, X, dtype), y, sample_weight)
             validation = self._validate_validation(validation, training, targets, dtype)
             with torch.inference_mode(False), without_autocast(device):
                 data = TableData(training, validation, targets, device, dtype)
                 messages = self._train(data, given, deadline, random_state)
-            if self._oof_outputs is not None and all_rows.sample_weight is not None:
-                self._oof_outputs = _at_weighted_rows(self._oof_outputs, all_rows.sample_weight)
+            if self._oof_outputs is not None:
+                oof_outputs = np.full((len(takes_part), self.n_outputs_), np.nan)
+                oof_outputs[takes_part] = self._oof_outputs
+                self._oof_outputs = oof_outputs
         for message, category in messages:  # only now: a warning that is made an error leaves a fitted model
             warn(message, category)
         return self
+
+    def _check_sparse_settings(self) -> None:
+        """Raise where a setting would have no effect on sparse X."""
+        has_categories = self.categorical_features is not None and not isinstance(self.categorical_features, str)
+        drawn = self.hyperparameters if isinstance(self.hyperparameters, dict) else {}
+        settings = {
+            "categorical_features": has_categories,
+            "numerical_embedding": self.numerical_embedding not in ("auto", None),
+            "hyperparameters": not selection.EMBEDDING_HYPERPARAMETERS.isdisjoint(drawn),
+        }
+        for name in (name for name, is_set in settings.items() if is_set):
+            raise ValueError(
+                f"{name}={getattr(self, name)!r} has no effect on sparse X, whose columns are numbers without an embedding. "
+                "Pass a dense array or a frame."
+            )
 
     def _validate_validation(self, given: Inputs, training: Inputs, targets: Targets, dtype: np.dtype) -> Inputs:
         if given.X is None:
@@ -145,13 +169,40 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
         self, data: TableData, given: Inputs, deadline: Deadline, random_state: np.random.RandomState
     ) -> list[tuple[str, type[Warning]]]:
         """Train all candidates, select among them, and publish the ensemble; return warnings."""
+        candidates = self._make_candidates(data, random_state)
+        n_planned = sum(candidate.settings.max_iter for candidate in candidates)
+        context = self._init_callback_context(max_subtasks=len(candidates[0].stacks()) * n_planned)
+        callbacks = []
+        if has_callbacks(self):
+            callbacks.append(
+                SklearnObserver(self, context, *given, lambda network, k: vars(self._snapshot(data, network)))
+            )
+        for callback in callbacks:
+            callback.on_train_begin()
+        trained = train_candidates(candidates, deadline, callbacks, verbose=bool(self.verbose))
+        self._set_fitted_attributes(data, trained)
+        for callback in callbacks:
+            callback.on_fit_end()
+        found: list[tuple[str, type[Warning]]] = []
+        if any(candidate.was_interrupted for candidate in trained):
+            found.append(("Training interrupted by user.", UserWarning))
+        if deadline.was_reached:
+            n_epochs = sum(candidate.n_epochs for candidate in trained)
+            what = f"time_limit={self.time_limit!r} ended training after {n_epochs} of {n_planned} epochs."
+            found.append((f"{what} A higher one may give better predictions.", ConvergenceWarning))
+        return found
+
+    def _make_candidates(self, data: TableData, random_state: np.random.RandomState) -> list[Candidate]:
+        """Make the fits of the default, and of the other candidates of a pack."""
         splits = data.split(self.n_estimators, self.validation_fraction, random_state)
+        n_train = min(len(split.train.indices[0]) for split in splits)
+        is_sparse = sp.issparse(data.training.X)
         default = default_settings(
             check_layer_sizes(self.hidden_layer_sizes),
-            self.numerical_embedding,
+            None if is_sparse else self.numerical_embedding,
             self.max_iter,
             n_rows=data.n_rows,
-            n_train=min(len(split.train.indices[0]) for split in splits),
+            n_train=n_train,
             n_numbers=len(getattr(self._encoder, "numbers", ())),
             is_regression=not isinstance(data.targets, ClassTargets),
         )
@@ -164,40 +215,15 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
                     f"{self.validation_fraction!r} and n_samples={data.n_rows}. Raise these, or pass X_val and y_val."
                 )
             n_candidates = 8 if self.n_candidates is None else self.n_candidates
-            n_train = splits[0].train.indices[0].size
-            settings = selection.draw_candidates(default, self.hyperparameters, n_candidates, n_train, random_state)
-        candidates = [
-            Candidate(
-                each,
-                [
-                    self._make_fit(data, split, each, k, np.random.RandomState(seed))
-                    for k, (split, seed) in enumerate(zip(splits, seeds, strict=True))
-                ],
+            settings = selection.draw_candidates(
+                default, self.hyperparameters, n_candidates, n_train, random_state, has_embedding=not is_sparse
             )
-            for each in settings
-        ]
-        n_stacks = len(candidates[0].stacks())
-        context = self._init_callback_context(max_subtasks=n_stacks * sum(each.max_iter for each in settings))
-        callbacks = []
-        if has_callbacks(self):
-            callbacks.append(
-                SklearnObserver(self, context, *given, lambda network, k: vars(self._snapshot(data, network)))
-            )
-        for callback in callbacks:
-            callback.on_train_begin()
-        trained = train_candidates(candidates, deadline, callbacks, verbose=bool(self.verbose))
-        self._set_fitted_attributes(data, trained)
-        for callback in callbacks:
-            callback.on_fit_end()
-        messages: list[tuple[str, type[Warning]]] = []
-        if any(candidate.was_interrupted for candidate in trained):
-            messages.append(("Training interrupted by user.", UserWarning))
-        if deadline.was_reached:
-            n_epochs = sum(candidate.n_epochs for candidate in trained)
-            n_planned = sum(each.max_iter for each in settings)
-            what = f"time_limit={self.time_limit!r} ended training after {n_epochs} of {n_planned} epochs."
-            messages.append((f"{what} A higher one may give better predictions.", ConvergenceWarning))
-        return messages
+
+        def make_fits(each: Settings) -> list[Fit]:
+            members = enumerate(zip(splits, seeds, strict=True))
+            return [self._make_fit(data, split, each, k, np.random.RandomState(seed)) for k, (split, seed) in members]
+
+        return [Candidate(each, make_fits(each)) for each in settings]
 
     def _make_fit(
         self, data: TableData, split: TrainingData, settings: Settings, k: int, random_state: np.random.RandomState
@@ -326,6 +352,8 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
         member.history_ = [r for r in self.history_ if (r["candidate"], r["estimator"]) == (candidate, k)]
         member.n_iter_ = len(member.history_)
         member.leaderboard_ = self.leaderboard_[self.leaderboard_["candidate"] == candidate]
+        member.hidden_layer_sizes = member.leaderboard_["hidden_layer_sizes"].item()
+        member.numerical_embedding = member.leaderboard_["numerical_embedding"].item()
         return member
 
     def _held_out_outputs(self) -> np.ndarray:
@@ -342,13 +370,6 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
         tags.input_tags.sparse = True
         tags.input_tags.allow_nan = True
         return tags
-
-
-def _at_weighted_rows(outputs: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
-    """Outputs for all rows of X, nan for those of weight zero, which took no part."""
-    all_outputs = np.full((len(sample_weight), outputs.shape[1]), np.nan)
-    all_outputs[sample_weight != 0] = outputs
-    return all_outputs
 
 
 def _make_encoder(X: Any, categorical_features: Any) -> Any:

@@ -149,11 +149,19 @@ class Progress:
 
 
 class DivergenceError(ValueError):
-    """The loss or the weights are no longer finite."""
+    """The loss or the weights are no longer finite.
 
-    def __init__(self, what_happened: str) -> None:
-        super().__init__(
-            "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
-            f"preprocessed. {what_happened} Scale the features (and the target of a regressor), with StandardScaler for "
-            "example, or lower learning_rate_init."
-        )
+    Parameters
+    ----------
+    what_happened : str
+    remedy : str, default="Scale ..."
+        What the user can do.
+    """
+
+    def __init__(
+        self,
+        what_happened: str,
+        remedy: str = "The input data may contain large values and need to be preprocessed. Scale the features (and the "
+        "target of a regressor), with StandardScaler for example, or lower learning_rate_init.",
+    ) -> None:
+        super().__init__(f"Solver produced non-finite parameter weights. {what_happened} {remedy}")

@@ -242,6 +242,20 @@ def test_sparse_rows_predict_as_dense_ones():
     assert np.ptp(model.predict(X)) > 0
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"numerical_embedding": "periodic"},
+        {"categorical_features": [0]},
+        {"hyperparameters": {"n_bins": [8]}},
+    ],
+)
+def test_a_setting_without_effect_on_sparse_rows_is_an_error(params):
+    X, y = numbers()
+    with pytest.raises(ValueError, match=f"{next(iter(params))}=.* has no effect on sparse X"):
+        TabularMLPRegressor(**SMALL | params).fit(sp.csr_array(X), y)
+
+
 def test_many_columns_have_few_bins():
     rng = np.random.RandomState(0)
     X = rng.randn(500, 1000)

@@ -10,7 +10,7 @@ from tests.estimators.test_checks import SKIPPED, SkipTest, checks_of, name_of
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SMALL = {"n_estimators": 2, "hidden_layer_sizes": (32,)}
-PACK = SMALL | {"hyperparameters": {"dropout": [0.3]}, "max_iter": 5}
+PACK = SMALL | {"hyperparameters": {"dropout": [0.3]}, "max_iter": 25}
 ESTIMATORS = {
     "classifier": TabularMLPClassifier(**SMALL),
     "periodic classifier": TabularMLPClassifier(**SMALL, numerical_embedding="periodic", class_weight="balanced"),

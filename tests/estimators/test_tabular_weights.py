@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
 from sktorch_mlp import TabularMLPClassifier, TabularMLPRegressor
 from tests.estimators.tables import SMALL, numbers, table
@@ -27,3 +28,21 @@ def test_negative_weights_are_an_error():
     X, y = numbers()
     with pytest.raises(ValueError, match="Negative values in data passed to `sample_weight`"):
         TabularMLPRegressor(**SMALL).fit(X, y, np.r_[-1, np.ones(len(y) - 1)])
+
+
+def test_rows_of_classes_without_weight_are_as_if_they_were_not_there():
+    X, y = table()
+    model = TabularMLPClassifier(**SMALL, class_weight={"low": 0.0})
+    weighted = model.fit(X, y)
+    np.testing.assert_array_equal(weighted.classes_, ["high", "low", "mid"])
+    assert weighted.predict_proba(X)[:, 1].max() < 0.2
+    assert np.isnan(weighted.oof_prediction_[y == "low"]).all()
+    assert not np.isnan(weighted.oof_prediction_[y != "low"]).all()
+
+
+def test_weights_that_float32_cannot_tell_from_zero_are_zero():
+    X, y = table()
+    weights = np.where(np.arange(len(X)) % 5 == 0, 1.0, 1e-60)
+    model = TabularMLPClassifier(**SMALL)
+    few = clone(model).fit(X[weights == 1], y[weights == 1])
+    np.testing.assert_allclose(clone(model).fit(X, y, weights).predict_proba(X), few.predict_proba(X), rtol=1e-5)
