@@ -70,9 +70,10 @@ class FittedStack:
         flat = network.flat.detach()
         if not bool(flat.isfinite().all()):
             raise DivergenceError(
-                "Training has diverged.",
-                "Lower learning_rate_init or weight_decay where hyperparameters have them, or look for sample weights or "
-                "targets that differ by many orders of magnitude.",
+                "All networks of a candidate train with the same hyperparameters.",
+                cause="Learning rates or sample weights may be too large.",
+                remedy="Lower learning_rate_init and weight_decay in hyperparameters, or look for sample weights that differ "
+                "by many orders of magnitude.",
             )
         weights = np.full(len(flat), 1 / len(flat))
         return cls(network.spec, flat.cpu().numpy(), scales.cpu().numpy(), out_activation, weights)

@@ -367,7 +367,7 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
+        tags.input_tags.sparse = self.numerical_embedding in ("auto", None)
         tags.input_tags.allow_nan = True
         return tags
 

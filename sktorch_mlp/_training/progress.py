@@ -154,14 +154,17 @@ class DivergenceError(ValueError):
     Parameters
     ----------
     what_happened : str
-    remedy : str, default="Scale ..."
+    cause : str, default="The input data may contain large values ..."
+        What is likely to have led there.
+    remedy : str, default="Scale the features ..."
         What the user can do.
     """
 
     def __init__(
         self,
         what_happened: str,
-        remedy: str = "The input data may contain large values and need to be preprocessed. Scale the features (and the "
-        "target of a regressor), with StandardScaler for example, or lower learning_rate_init.",
+        cause: str = "The input data may contain large values and need to be preprocessed.",
+        remedy: str = "Scale the features (and the target of a regressor), with StandardScaler for example, or lower "
+        "learning_rate_init.",
     ) -> None:
-        super().__init__(f"Solver produced non-finite parameter weights. {what_happened} {remedy}")
+        super().__init__(f"Solver produced non-finite parameter weights. {cause} {what_happened} {remedy}")
