@@ -61,7 +61,7 @@ def worst_difference():
     differences = []
     yield differences.append
     if differences:  # none where the test has failed before
-        _differences.append(max(differences))
+        _differences.append(float(max(differences)))  # what workers send has to be plain
 
 
 def pytest_sessionfinish(session):

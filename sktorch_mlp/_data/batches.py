@@ -123,9 +123,8 @@ class MiniBatches:
             first = Segment(samples, parts[0], n_train, n_missing=[0] * len(n_train))
         self.segments = [first] * (len(parts) - 1) + [last] if len(parts) > 1 else [last]
         self._lengths = [sum(part) for part in parts]
-        if (
-            len(sizes) == 1 and takes_all and not samples.sums_weights_in_order
-        ):  # all training rows, whose order does not matter
+        # A single batch of all training rows: their order does not matter.
+        if len(sizes) == 1 and takes_all and not samples.sums_weights_in_order:
             last.load(*samples.stack_indices(samples.indices), once=True)
 
     def shuffle_ahead(self) -> None:

@@ -8,7 +8,16 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import torch
 from torch import Tensor
+
+from sktorch_mlp._data.rows import Rows
+from sktorch_mlp._nn.matmul import quiet_numpy
+from sktorch_mlp._nn.tensors import without_autocast
+from sktorch_mlp._training.threads import on_one_thread
+
+#: Multiply-adds from which a prediction is worth more than one thread.
+LARGE = 40_000_000
 
 
 class _Helpers:
@@ -107,3 +116,35 @@ def compute_blocks(
             store(block, compute(block))
     else:
         _helpers.run(_Blocks(compute, store, n_blocks), n_threads)
+
+
+def predict_blocks(
+    predict: Callable[[Rows], Tensor], rows: Rows, block_rows: int, like: Tensor, n_outputs: int, n_threads: int
+) -> Tensor:
+    """Predict block by block, on up to so many threads. Which rows are in a block does not depend on their number.
+
+    Parameters
+    ----------
+    predict : callable
+        ``predict(rows)`` gives (n_rows, n_outputs) for some rows, in any thread.
+    rows : Rows
+    block_rows : int
+    like : Tensor
+        Of the dtype and device of the predictions.
+    n_outputs, n_threads : int
+    """
+    n_rows = len(rows)
+    with torch.inference_mode(False):  # which helpers are not in
+        predictions = like.new_empty(n_rows, n_outputs)
+    slices = [slice(start, start + block_rows) for start in range(0, n_rows, block_rows)]
+
+    @on_one_thread
+    def compute(block: int) -> Tensor:
+        with torch.inference_mode(False), torch.no_grad(), quiet_numpy(), without_autocast(rows.device):
+            return predict(rows[slices[block]])
+
+    def store(block: int, values: Tensor) -> None:
+        predictions[slices[block]] = values
+
+    compute_blocks(compute, store, len(slices), n_threads)
+    return predictions

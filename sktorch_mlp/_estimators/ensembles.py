@@ -15,21 +15,19 @@ from sktorch_mlp._data.device import is_available
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._nn.activations import get_activation
 from sktorch_mlp._nn.embeddings import bind_fixed, split_learned
-from sktorch_mlp._nn.inputs import Batch, DenseBatch
+from sktorch_mlp._nn.inputs import DenseBatch
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
-from sktorch_mlp._nn.matmul import Scratch, quiet_numpy
+from sktorch_mlp._nn.matmul import Scratch
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
-from sktorch_mlp._nn.tensors import as_tensor, without_autocast
+from sktorch_mlp._nn.tensors import as_tensor, most_precise_dtype
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.progress import DivergenceError
-from sktorch_mlp._training.threads import available_threads, on_one_thread
+from sktorch_mlp._training.threads import available_threads
 
-from .blocks import compute_blocks
+from .blocks import LARGE, predict_blocks
 
 #: Numbers in the largest buffer of a block of rows, and its fewest rows: so it stays in cache.
 _BLOCK_SIZE, _BLOCK_ROWS = 2**19, 64
-#: Multiply-adds from which blocks are shared with other threads.
-_LARGE = 40_000_000
 
 
 @dataclass(eq=False)
@@ -131,7 +129,6 @@ class _StackPredictor:
         coefs, intercepts = network.views(network.flat.detach())
         embedding, n_networks = stack.spec.embedding, stack.n_networks
         self._n_networks, self._embedding = n_networks, embedding
-        self._like = coefs[0]
         first = coefs[0]
         n_fixed = first.shape[-1]
         if embedding is not None:
@@ -148,32 +145,20 @@ class _StackPredictor:
         columns = [intercept.unsqueeze(-1) for intercept in intercepts[1:]]
         self._deeper = list(zip(activations, coefs[1:], columns, strict=True))
         self._activate_outputs_ = OUTPUT_ACTIVATIONS[stack.out_activation]
-        self._weights = as_tensor(stack.weights, first.device).to(first.dtype)
+        # In single precision an activated output would depend on which rows are beside it.
+        self._weights = as_tensor(stack.weights, first.device).to(most_precise_dtype(first.device))
         self._n_outputs = coefs[-1].shape[1]
         self._n_coefs = sum(coef.numel() for coef in coefs)
         widest = max(n_fixed, n_networks * max(coef.shape[1] for coef in coefs))
         self._block_rows = max(_BLOCK_ROWS, _BLOCK_SIZE // widest)
 
     def __call__(self, rows: Rows) -> Tensor:
-        n_rows = len(rows)
-        with torch.inference_mode(False):
-            predictions = self._like.new_empty(n_rows, self._n_outputs)
-        slices = [slice(start, start + self._block_rows) for start in range(0, n_rows, self._block_rows)]
+        is_large = len(rows) * self._n_coefs >= LARGE and rows.device.type == "cpu"
+        n_threads = available_threads() if is_large else 1
+        return predict_blocks(self._predict, rows, self._block_rows, self._weights, self._n_outputs, n_threads)
 
-        @on_one_thread
-        def compute(block: int) -> Tensor:
-            with torch.inference_mode(False), torch.no_grad(), quiet_numpy(), without_autocast(rows.device):
-                return self._predict(rows[slices[block]].all_rows())
-
-        def store(block: int, values: Tensor) -> None:
-            predictions[slices[block]] = values
-
-        is_large = n_rows * self._n_coefs >= _LARGE and rows.device.type == "cpu"
-        compute_blocks(compute, store, len(slices), available_threads() if is_large and len(slices) > 1 else 1)
-        return predictions
-
-    def _predict(self, batch: Batch) -> Tensor:
-        learned: Tensor | None = None
+    def _predict(self, rows: Rows) -> Tensor:
+        batch, learned = rows.all_rows(), None
         if self._embedding is not None:
             assert isinstance(batch, DenseBatch)
             columns = batch.rows.mT.contiguous()
@@ -192,7 +177,7 @@ class _StackPredictor:
             units = torch.baddbmm(units, self._learned_coef, learned)
         for activate_, coef, intercept in self._deeper:
             units = torch.baddbmm(intercept, coef, activate_(units))
-        return torch.tensordot(self._weights, self._activate_outputs_(units), 1).mT
+        return torch.tensordot(self._weights, self._activate_outputs_(units.to(self._weights.dtype)), 1).mT
 
 
 def predict_held_out(stack: FittedStack, fits: Sequence[Fit]) -> np.ndarray:

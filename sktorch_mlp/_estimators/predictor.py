@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,16 +14,13 @@ from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
 from sktorch_mlp._nn.matmul import Scratch, addmm, quiet_numpy
 from sktorch_mlp._nn.network import hidden_functions
 from sktorch_mlp._nn.tensors import without_autocast
-from sktorch_mlp._training.threads import available_threads, on_one_thread
+from sktorch_mlp._training.threads import available_threads
 
-from .blocks import compute_blocks
+from .blocks import LARGE, predict_blocks
 
 #: Rows predicted at a time: enough to keep the products busy, few enough to stay in cache. Large products in float32
 #: are quicker with fewer.
 BLOCK_ROWS, _FLOAT32_BLOCK_ROWS = 2048, 512
-
-#: Multiply-adds from which a prediction is divided into two blocks, for two threads to share them.
-_LARGE = 40_000_000
 
 #: Multiply-adds for each pair of blocks beyond the first, and into how many blocks of fewer rows than these at most.
 _PAIR_OF_BLOCKS, _N_BLOCKS = 100_000_000, 8
@@ -74,35 +72,20 @@ class Predictor:
         with without_autocast(rows.device), quiet_numpy():
             if len(rows) <= block_rows:
                 return self._predict(rows, first_coef)
-            return self._predict_blocks(rows, first_coef, block_rows)
+            n_threads = available_threads() if self._may_share else 1
+            predict = partial(self._predict, first_coef=first_coef)
+            return predict_blocks(predict, rows, block_rows, first_coef, self._n_outputs, n_threads)
 
     def _block_rows(self, n_rows: int) -> int:
         """Rows of a block: the same for any number of threads, so that the bits of the predictions are, too."""
         n_operations = n_rows * self._n_coefs
-        if n_operations < _LARGE or not self._may_share:
+        if n_operations < LARGE or not self._may_share:
             return BLOCK_ROWS
         n_blocks = min(_N_BLOCKS, 2 * max(1, n_operations // _PAIR_OF_BLOCKS))
         block_rows = min(BLOCK_ROWS, -(-n_rows // n_blocks))
         if self._first_coef.dtype == torch.float32:
-            block_rows = min(block_rows, max(_FLOAT32_BLOCK_ROWS, _LARGE // self._n_coefs))
+            block_rows = min(block_rows, max(_FLOAT32_BLOCK_ROWS, LARGE // self._n_coefs))
         return block_rows
-
-    def _predict_blocks(self, rows: Rows, first_coef: Tensor, block_rows: int) -> Tensor:
-        n_rows = len(rows)
-        with torch.inference_mode(False):  # which helpers are not in
-            predictions = first_coef.new_empty(n_rows, self._n_outputs)
-        slices = [slice(start, start + block_rows) for start in range(0, n_rows, block_rows)]
-
-        @on_one_thread
-        def compute(block: int) -> Tensor:
-            with torch.inference_mode(False), torch.no_grad(), quiet_numpy():
-                return self._predict(rows[slices[block]], first_coef)
-
-        def store(block: int, values: Tensor) -> None:
-            predictions[slices[block]] = values
-
-        compute_blocks(compute, store, len(slices), available_threads() if self._may_share else 1)
-        return predictions
 
     def _predict(self, rows: Rows, first_coef: Tensor) -> Tensor:
         try:

@@ -230,9 +230,9 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
     >>> from sklearn.preprocessing import StandardScaler
     >>> from sktorch_mlp import MLPTorchRegressor
     >>> X, y = load_diabetes(return_X_y=True)
-    >>> mlp = MLPTorchRegressor(solver="lbfgs", alpha=1.0, tol=1e-3, max_iter=5000, random_state=0)
+    >>> mlp = MLPTorchRegressor(solver="lbfgs", alpha=10, tol=1e-3, max_iter=1000, random_state=0)
     >>> regressor = TransformedTargetRegressor(make_pipeline(StandardScaler(), mlp), transformer=StandardScaler())
-    >>> regressor.fit(X, y).score(X, y) > 0.6
+    >>> regressor.fit(X, y).score(X, y) > 0.5
     True
     """
 

@@ -17,7 +17,7 @@ from .compat import Interval, InvalidParameterError, StrOptions, validate_parame
 from .parameters import check_layer_sizes
 from .recipe import Settings
 
-#: What ``hyperparameters="auto"`` draws from. A float is a factor of the default.
+#: What ``hyperparameters="auto"`` draws from.
 AUTO_HYPERPARAMETERS: dict[str, Any] = {
     "hidden_layer_sizes": [(256, 256), (256, 256), (512,), (384, 384), (128, 128), (256, 256, 256)],
     "learning_rate_init": scipy.stats.loguniform(5e-4, 5e-3),
@@ -197,7 +197,6 @@ def leaderboard(candidates: Sequence[Candidate], weights: np.ndarray) -> pd.Data
         for i, (candidate, weight) in enumerate(zip(candidates, weights.tolist(), strict=True))
     ]
     board = pd.DataFrame(rows)
-    board["numerical_embedding"] = pd.Series(
-        [row["numerical_embedding"] for row in rows], dtype=object
-    )  # None stays None
+    embeddings = [row["numerical_embedding"] for row in rows]
+    board["numerical_embedding"] = pd.Series(embeddings, dtype=object)  # which keeps None
     return board.sort_values("validation_loss", ignore_index=True)

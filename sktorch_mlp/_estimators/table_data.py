@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,8 @@ class TableData:
     targets : Targets
     device : torch.device
     dtype : numpy.dtype
+    takes_part : ndarray of shape (n_all_rows,)
+        Mask of the rows of X that are in `training`: those with a weight.
 
     Attributes
     ----------
@@ -88,9 +91,15 @@ class TableData:
     """
 
     def __init__(
-        self, training: Inputs, validation: Inputs, targets: Targets, device: torch.device, dtype: np.dtype
+        self,
+        training: Inputs,
+        validation: Inputs,
+        targets: Targets,
+        device: torch.device,
+        dtype: np.dtype,
+        takes_part: np.ndarray,
     ) -> None:
-        self.training, self.validation, self.targets = training, validation, targets
+        self.training, self.validation, self.targets, self.takes_part = training, validation, targets, takes_part
         has_weights = targets.has_row_weights(training.sample_weight) or validation.sample_weight is not None
         self.loss = targets.make_loss(has_sample_weight=has_weights)
         self.samples = _make_samples(training, targets, device, dtype)
@@ -127,6 +136,7 @@ class TableData:
             self._embeddings[key] = make_embedding(encoder, self.training.X, settings)
         return self._embeddings[key]
 
+    @cached_property
     def out_bias(self) -> np.ndarray:
         """Intercepts of the outputs with which they are the means of the targets."""
         targets = self.samples.targets.cpu().numpy()

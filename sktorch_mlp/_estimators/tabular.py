@@ -131,12 +131,8 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
             training = Inputs(_encode(self._encoder, X, dtype), y, sample_weight)
             validation = self._validate_validation(validation, training, targets, dtype)
             with torch.inference_mode(False), without_autocast(device):
-                data = TableData(training, validation, targets, device, dtype)
+                data = TableData(training, validation, targets, device, dtype, takes_part)
                 messages = self._train(data, given, deadline, random_state)
-            if self._oof_outputs is not None:
-                oof_outputs = np.full((len(takes_part), self.n_outputs_), np.nan)
-                oof_outputs[takes_part] = self._oof_outputs
-                self._oof_outputs = oof_outputs
         for message, category in messages:  # only now: a warning that is made an error leaves a fitted model
             warn(message, category)
         return self
@@ -160,10 +156,11 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
         if given.X is None:
             return given
         with inputs.validation_named_in_errors():
-            X, y, sample_weight = inputs.validate_table_training(self, given, reset=False)
-            X = _encode(self._encoder, X, dtype)
-        targets.check_validation(y, training.y)
-        return Inputs(X, y, sample_weight)
+            table = inputs.validate_table_training(self, given, reset=False)
+            targets.check_validation(table.y, training.y)
+            row_weights = targets.row_weights(table.y, table.sample_weight)
+            X, y, sample_weight = inputs.select_rows(table, inputs.has_weight(row_weights, len(table.y)))
+            return Inputs(_encode(self._encoder, X, dtype), y, sample_weight)
 
     def _train(
         self, data: TableData, given: Inputs, deadline: Deadline, random_state: np.random.RandomState
@@ -242,7 +239,7 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
             device=data.samples.rows.device,
             embedding=embedding,
         )
-        network = make_network(spec, k, data.out_bias(), random_state)
+        network = make_network(spec, k, data.out_bias, random_state)
         if settings.dropout and sizes:
             generator = torch.Generator(spec.device).manual_seed(int(random_state.randint(2**31)))
             network.dropout = Dropout([[settings.dropout] * len(sizes)], [generator])
@@ -317,7 +314,8 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
         ]
         self._oof_outputs = None
         if is_held_out and known.any():
-            self._oof_outputs = np.tensordot(usable_weights, np.stack(predicted), 1)
+            self._oof_outputs = np.full((len(data.takes_part), self.n_outputs_), np.nan)
+            self._oof_outputs[data.takes_part] = np.tensordot(usable_weights, np.stack(predicted), 1)
         self.leaderboard_ = selection.leaderboard(trained, weights)
         self._member_keys = [(c, k) for c, weight in enumerate(weights) if weight for k in range(len(trained[c].fits))]
 

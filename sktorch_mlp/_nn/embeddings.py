@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -79,6 +79,7 @@ class TableEmbedding:
         """Columns of a table."""
         return self.n_numbers + len(self.n_levels)
 
+    @cached_property
     def fixed_parts(self) -> list[FixedPart]:
         """Inputs without parameters."""
         first = self.n_numbers
@@ -94,6 +95,7 @@ class TableEmbedding:
         ]
         return [part for part in parts if part.n_inputs]
 
+    @cached_property
     def learned_parts(self) -> list[LearnedPart]:
         """Inputs that depend on parameters."""
         parts: list[LearnedPart] = [
@@ -113,22 +115,26 @@ class TableEmbedding:
     @property
     def n_fixed(self) -> int:
         """Inputs without parameters, which come first. The bins are the last ones of them."""
-        return sum(part.n_inputs for part in self.fixed_parts())
+        return sum(part.n_inputs for part in self.fixed_parts)
 
     @property
     def n_inputs(self) -> int:
         """All inputs."""
-        return self.n_fixed + sum(part.n_inputs for part in self.learned_parts())
+        return self.n_fixed + sum(part.n_inputs for part in self.learned_parts)
 
     @property
     def n_parameters(self) -> int:
         """Parameters of a network."""
-        return sum(part.n_parameters for part in self.learned_parts())
+        return sum(part.n_parameters for part in self.learned_parts)
 
     def initial_parameters(self, random_state: np.random.RandomState) -> np.ndarray:
         """Draw the parameters of a network."""
-        drawn = [part.initial_parameters(random_state) for part in self.learned_parts()]
+        drawn = [part.initial_parameters(random_state) for part in self.learned_parts]
         return np.concatenate([np.zeros(0), *drawn])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the parts, which are made of the rest."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def quantile_edges(values: np.ndarray, n_bins: int) -> np.ndarray:
@@ -317,7 +323,7 @@ class _Waves:
 
 def bind_fixed(embedding: TableEmbedding, like: Tensor) -> WriteInputs:
     """Return a function that writes all fixed inputs."""
-    parts = embedding.fixed_parts()
+    parts = embedding.fixed_parts
     writes = [part.bind(like) for part in parts]
     sizes = [part.n_inputs for part in parts]
 
@@ -332,7 +338,7 @@ def split_learned(
     embedding: TableEmbedding, parameters: Tensor, inputs: Tensor
 ) -> Iterator[tuple[LearnedPart, Tensor, Tensor]]:
     """Yield learned parts, each with its parameters (of n_parameters) and its inputs (n_learned, n_rows) of a network."""
-    parts = embedding.learned_parts()
+    parts = embedding.learned_parts
     own_parameters = parameters.split([part.n_parameters for part in parts])
     own_inputs = inputs.split([part.n_inputs for part in parts])
     yield from zip(parts, own_parameters, own_inputs, strict=True)
@@ -405,7 +411,7 @@ class EmbeddedBatches:
         below = torch.empty_like(self._inputs[:, n_fixed:])
         calls: list[Callable[[], object]] = [bind_mm(coef[..., n_fixed:].mT, delta, squeeze_stack(below))]
         for columns, own, own_grad, own_below in zip(self._columns, self._parameters, grad, below, strict=True):
-            values = own.split([part.n_parameters for part in embedding.learned_parts()])
+            values = own.split([part.n_parameters for part in embedding.learned_parts])
             for (part, part_grad, part_below), part_values in zip(
                 split_learned(embedding, own_grad, own_below), values, strict=True
             ):

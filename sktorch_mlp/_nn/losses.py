@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .activations import function_key
+from .tensors import most_precise_dtype
 
 #: Output activations by scikit-learn's names; each works in place on unit-major logits.
 OUTPUT_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -392,7 +393,7 @@ def _clip_(probabilities: Tensor) -> Tensor:
 
 def weighted_mean(values: Tensor, sample_weight: Tensor | None, keepdim: bool = False) -> Tensor:
     """Weighted mean over rows, the last axis, in float64 where the device has it."""
-    values = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+    values = values.to(most_precise_dtype(values.device))
     if sample_weight is None:
         return values.mean(-1, keepdim=keepdim)
     return (values * sample_weight).sum(-1, keepdim=keepdim) / sample_weight.sum(-1, keepdim=keepdim)

@@ -22,6 +22,11 @@ def squeeze_stack(tensor: Tensor) -> Tensor:
     return tensor[0] if tensor.shape[0] == 1 else tensor
 
 
+def most_precise_dtype(device: torch.device) -> torch.dtype:
+    """Float64, or float32 on a device without it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def select_networks(state: StateDict, networks: Sequence[int]) -> StateDict:
     """Copy the state of some networks of a stack."""
     return {name: _select(value, networks) for name, value in state.items()}

@@ -369,7 +369,7 @@ def test_outputs_begin_at_the_shares_of_the_classes(trained):
     TabularMLPClassifier(**SMALL | {"max_iter": 1}).fit(X, y)
     shares = np.array([np.mean(y == label) for label in np.unique(y)])
     np.testing.assert_allclose(trained[0].fits[0].network.spec.layer_units[-1], 3)
-    bias = table_data.TableData.out_bias(trained_data(X, y))
+    bias = trained_data(X, y).out_bias
     np.testing.assert_allclose(np.exp(bias), shares)
 
 
@@ -377,7 +377,8 @@ def trained_data(X, y):
     """Data of a fit on these labels."""
     targets = TabularMLPClassifier()._make_targets(y)
     columns = np.zeros((len(y), 1), dtype=np.float32)
-    return table_data.TableData(Inputs(columns, y), Inputs(), targets, torch.device("cpu"), np.dtype(np.float32))
+    takes_part = np.ones(len(y), dtype=bool)
+    return table_data.TableData(Inputs(columns, y), Inputs(), targets, torch.device("cpu"), columns.dtype, takes_part)
 
 
 # scikit-learn ------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def test_a_name_that_is_gone_is_an_error_of_stacked_fits_alone(module, name, mon
 
 
 WITHOUT_A_NAME = """
-import sys, warnings
+import sys, threading, warnings
 warnings.simplefilter("error")
 import joblib, joblib._parallel_backends, joblib.parallel
 del joblib._parallel_backends.LokyBackend  # as if joblib had another name for it
@@ -118,6 +118,8 @@ mlp = MLPTorchClassifier(max_iter=2, tol=1.0, n_iter_no_change=1, learning_rate=
 assert len(pickle.loads(pickle.dumps(mlp.fit(X, y))).predict(X)) == 12
 with joblib.parallel_config("threading"):
     assert len(cross_val_score(mlp, X, y, cv=2, n_jobs=2)) == 2
+for thread in set(threading.enumerate()) - {threading.main_thread()}:
+    thread.join(10)  # joblib does not: a daemon that frees tensors while the interpreter ends would abort the process
 for make in (stacked_fits, lambda: joblib.parallel_config("stacked")):
     try:
         with make():
