@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sktorch_mlp._nn.inputs import Batch, DenseBatch, SparseBatch, SparseRows
-from sktorch_mlp._nn.tensors import as_tensor, squeeze_stack
+from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype, squeeze_stack, torch_dtype
 
 #: Fills the buffers of some mini-batches with the rows that their indices name now.
 BatchLoader = Callable[[], Sequence[Batch]]
@@ -55,7 +55,7 @@ class Rows:
     @classmethod
     def from_array(
         cls,
-        X: np.ndarray | sp.sparray | sp.spmatrix,
+        X: np.ndarray | Tensor | sp.sparray | sp.spmatrix,
         device: torch.device,
         dtype: np.dtype | None = None,
         *,
@@ -66,7 +66,7 @@ class Rows:
 
         Parameters
         ----------
-        X : ndarray or sparse array of shape (n_rows, n_features)
+        X : ndarray, Tensor or sparse array of shape (n_rows, n_features)
             In float32 or float64.
         device : torch.device
         dtype : numpy.dtype, default=None
@@ -76,18 +76,18 @@ class Rows:
         copy_bytes : int, default=2**24
             Size of X up to which it is cast as a whole.
         """
-        torch_dtype = torch.float32 if (dtype or X.dtype) == np.float32 else torch.float64
+        precision = torch_dtype(dtype or numpy_dtype(X))
         if sp.issparse(X):
             rows = sp.csr_array(X)
             if not rows.has_canonical_format:
                 rows = rows.copy()
                 rows.sum_duplicates()
-            rows.data = _cast(as_tensor(rows.data), torch_dtype).numpy()
-            return cls(rows, device, torch_dtype)
-        tensor = as_tensor(X)
+            rows.data = _cast(as_tensor(rows.data), precision).numpy()
+            return cls(rows, device, precision)
+        tensor = X if isinstance(X, Tensor) else as_tensor(X)
         if device.type != "cpu" or tensor.nbytes <= copy_bytes:
-            tensor = _cast(tensor, torch.bfloat16 if bfloat16 else torch_dtype).to(device)
-        return cls(tensor, device, torch_dtype, bfloat16, copy_bytes)
+            tensor = _cast(tensor, torch.bfloat16 if bfloat16 else precision)
+        return cls(tensor.to(device), device, precision, bfloat16, copy_bytes)
 
     @property
     def _batch_dtype(self) -> torch.dtype:

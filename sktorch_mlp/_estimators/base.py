@@ -20,7 +20,7 @@ from sktorch_mlp._data.samples import TrainingData
 from sktorch_mlp._nn.initialization import initial_parameters
 from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
-from sktorch_mlp._nn.tensors import without_autocast
+from sktorch_mlp._nn.tensors import numpy_dtype, without_autocast
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.observers import ObserverList
 from sktorch_mlp._training.progress import DivergenceError, Progress
@@ -28,6 +28,7 @@ from sktorch_mlp._training.state import FitState
 from sktorch_mlp._training.threads import on_one_thread
 
 from . import fitting, inputs
+from .array_api import ArrayApiMixin, InputNamespace
 from .compat import CallbackSupportMixin
 from .fitted import FittedMLP, WeightArrays, restored_after_errors
 from .inputs import Inputs
@@ -36,7 +37,7 @@ from .parameters import CONSTRAINTS, Architecture, check_parameters, make_optimi
 from .targets import Targets
 
 
-class BaseMLPTorch(CallbackSupportMixin, FittedMLP, ABC):
+class BaseMLPTorch(ArrayApiMixin, CallbackSupportMixin, FittedMLP, ABC):
     """Fits and predictions of both estimators."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = CONSTRAINTS
@@ -64,7 +65,7 @@ class BaseMLPTorch(CallbackSupportMixin, FittedMLP, ABC):
         with restored_after_errors(self):
             dtype = self._resolve_dtype(device, resumes)
             training = inputs.validate_training(self, given, dtype, reset=not resumes)
-            dtype = dtype or training.X.dtype
+            dtype = dtype or numpy_dtype(training.X)
             targets = self._make_targets(training.y, incremental=incremental)
             all_training = None if incremental else training
             validation = inputs.validate_validation(self, validation, all_training, dtype, targets)
@@ -88,6 +89,7 @@ class BaseMLPTorch(CallbackSupportMixin, FittedMLP, ABC):
             messages = self._train(fit, state, observers, resumes=resumes, incremental=incremental)
             observers.on_train_end()
             self._set_fitted_attributes(state, network, loss)
+            self._input_namespace = InputNamespace.of(given.X)
         observers.on_fit_end()
         for message, category in messages:  # only now: a warning that is made an error leaves a fitted model
             warn_as_sklearn(message, category)
@@ -194,7 +196,7 @@ class BaseMLPTorch(CallbackSupportMixin, FittedMLP, ABC):
         reached.load_state_dict(state.progress.state_dict())
         reached.extend(progress)
         fitted = copy.copy(self)
-        fitted._weight_arrays = WeightArrays()
+        fitted._weight_arrays, fitted._input_namespace = WeightArrays(), InputNamespace()
         fitted._set_fitted_attributes(FitState(state.sparse_input, network, progress=reached), network, loss)
         fitted._set_progress_attributes(reached)
         return fitted
@@ -207,11 +209,13 @@ class BaseMLPTorch(CallbackSupportMixin, FittedMLP, ABC):
     # Prediction ------------------------------------------------------------------------
 
     @on_one_thread
-    def _predict(self, X: Any) -> np.ndarray:
-        """Activated outputs of shape (n_rows, n_outputs)."""
+    def _predict(self, X: Any) -> Any:
+        """Activated outputs of shape (n_rows, n_outputs), as a tensor on the device if X is validated as a tensor."""
         if not hasattr(self, "coefs_"):  # the check takes as long as a product
             check_is_fitted(self, "coefs_")
-        return self._predict_outputs(inputs.validate_prediction(self, X))
+        X = inputs.validate_prediction(self, X)
+        outputs = self._predict_outputs(X)
+        return outputs if isinstance(X, torch.Tensor) else outputs.cpu().numpy()
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -12,8 +12,8 @@ from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.multiclass import type_of_target
 
 from sktorch_mlp._nn.activations import ActivationLike
-from sktorch_mlp._nn.tensors import to_numpy
 
+from .array_api import follows_input, for_metric, library_of, to_host
 from .base import BaseMLPTorch
 from .compat import (
     ClassifierMixin,
@@ -25,7 +25,7 @@ from .compat import (
     with_callbacks,
 )
 from .inputs import Inputs
-from .targets import ClassTargets, LossLike, check_known_classes, fit_label_binarizer
+from .targets import ClassTargets, LossLike, check_known_classes, decode_labels, fit_label_binarizer
 
 
 @dataclass(eq=False, repr=False)
@@ -362,12 +362,13 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
         self : MLPTorchClassifier
             The trained estimator.
         """
-        y = to_numpy(y, "y")
-        if check_partial_fit_first_call(self, to_numpy(classes, "classes")):
+        y = to_host(y, "y")
+        if check_partial_fit_first_call(self, to_host(classes, "classes")):
             is_multilabel = type_of_target(y).startswith("multilabel")
             self._label_binarizer = LabelBinarizer().fit(y if is_multilabel else self.classes_)
         return self._fit(Inputs(X, y, sample_weight), Inputs(X_val, y_val, sample_weight_val), incremental=True)
 
+    @follows_input
     def predict(self, X: Any) -> np.ndarray:
         """Predict class labels.
 
@@ -381,11 +382,9 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Labels, of the dtype of `classes_`; an indicator matrix for multilabel targets.
         """
-        outputs = self._predict(X)
-        if self._label_binarizer.y_type_ == "multiclass":
-            return self.classes_[outputs.argmax(1)]
-        return self._label_binarizer.inverse_transform(outputs.ravel() if self.n_outputs_ == 1 else outputs)
+        return decode_labels(self._predict(X), self._label_binarizer)
 
+    @follows_input
     def predict_proba(self, X: Any) -> np.ndarray:
         """Predict probabilities.
 
@@ -400,9 +399,9 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
             Probability of each class in the order of `classes_`; for multilabel targets
             of each label, independently.
         """
-        outputs = self._predict(X)
-        return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
+        return self._probabilities(X)
 
+    @follows_input
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Predict the logarithms of the probabilities.
 
@@ -416,8 +415,12 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
         log_probabilities : ndarray of shape (n_samples, n_classes)
             ``log(predict_proba(X))``.
         """
-        probabilities = self.predict_proba(X)
-        return np.log(probabilities, out=probabilities)
+        probabilities = self._probabilities(X)
+        return library_of(probabilities).log(probabilities, out=probabilities)
+
+    def _probabilities(self, X: Any) -> Any:
+        outputs = self._predict(X)
+        return library_of(outputs).hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy of the predictions; for multilabel targets all labels of a row must be right.
@@ -436,7 +439,7 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
         score : float
             Mean accuracy.
         """
-        return super().score(X, to_numpy(y, "y"), to_numpy(sample_weight, "sample_weight"))
+        return super().score(X, for_metric(y, "y"), for_metric(sample_weight, "sample_weight"))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

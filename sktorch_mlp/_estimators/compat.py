@@ -15,6 +15,10 @@ import numpy as np
 # Rows of arrays and of frames of any library.
 from sklearn.utils import _safe_indexing as safe_indexing
 
+# Library and device of arrays, by the rules of scikit-learn's own estimators. Their checks look for the words of
+# `check_same_namespace`. The module is private as long as the support of the array API is experimental.
+from sklearn.utils._array_api import check_same_namespace, get_namespace_and_device, move_to
+
 # Constraints of parameters, whose errors are those of scikit-learn's own estimators. The module is private by its
 # name, but third-party estimators are meant to use it, and scikit-learn's estimator checks read the constraints.
 from sklearn.utils._param_validation import (
@@ -43,10 +47,13 @@ __all__ = [
     "StrOptions",
     "available_if",
     "check_partial_fit_first_call",
+    "check_same_namespace",
     "check_sample_weight",
     "check_y",
     "fit_context",
+    "get_namespace_and_device",
     "has_callbacks",
+    "move_to",
     "safe_indexing",
     "scorer_takes_weights",
     "validate_parameter_constraints",

@@ -203,9 +203,12 @@ class FittedEnsemble:
     ----------
     stacks : list of FittedStack
         Their weights sum to one, over all stacks.
+    held_out : ndarray of shape (n_rows, n_outputs) or None
+        Activated outputs of the training rows, by networks that had held them out.
     """
 
     stacks: list[FittedStack]
+    held_out: np.ndarray | None = None
 
     @property
     def weights(self) -> np.ndarray:

@@ -20,7 +20,7 @@ from sktorch_mlp._interop.compat import callback_attributes
 from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.modules import NORM_NAMES, sequential
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP, per_hidden_layer
-from sktorch_mlp._nn.tensors import as_tensor
+from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype
 from sktorch_mlp._training.progress import Progress
 from sktorch_mlp._training.state import FitState
 
@@ -210,12 +210,12 @@ class FittedMLP(MLPParameters, BaseEstimator):
 
         return self._weight_arrays.cached("module", self._all_arrays(self.activation, self.dropout), make)
 
-    def _predict_outputs(self, X: Any) -> np.ndarray:
+    def _predict_outputs(self, X: Any) -> torch.Tensor:
         """Activated outputs for validated X, of shape (n_rows, n_outputs)."""
         dtype = self.coefs_[0].dtype
         if self.dtype == "auto" and self.device_.type == "cpu":  # promoted as numpy would
-            dtype = np.dtype(np.float32 if np.result_type(X.dtype, dtype) == np.float32 else np.float64)
-        if X.dtype not in (np.float32, np.float64):
+            dtype = np.dtype(np.float32 if np.result_type(numpy_dtype(X), dtype) == np.float32 else np.float64)
+        if numpy_dtype(X) not in (np.float32, np.float64):
             X = X.astype(dtype)
 
         def make() -> Predictor:
@@ -227,7 +227,7 @@ class FittedMLP(MLPParameters, BaseEstimator):
             predictor = self._weight_arrays.cached("predictor", self._all_arrays(self.activation), make)
         else:
             predictor = make()
-        return predictor(Rows.from_array(X, self.device_, dtype)).cpu().numpy()
+        return predictor(Rows.from_array(X, self.device_, dtype))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -19,6 +19,7 @@ from sktorch_mlp._data.samples import TrainingData
 from sktorch_mlp._interop.sklearn_callbacks import SklearnObserver
 from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.network import StackedMLP
+from sktorch_mlp._nn.tensors import to_numpy
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.lbfgs import train_lbfgs
 from sktorch_mlp._training.observers import FitObserver
@@ -102,6 +103,7 @@ def make_scoring(
     if X is None:
         (rows,) = data.validation.indices
         X, y, sample_weight = (None if values is None else values[rows] for values in training)
+    X = to_numpy(X, "X")  # not all scores take tensors
     scorer = check_scoring(estimator, estimator.scoring)
     weights = {"sample_weight": sample_weight} if sample_weight is not None and scorer_takes_weights(scorer) else {}
     config = get_config()  # in a stack another thread scores

@@ -19,8 +19,9 @@ from sklearn.utils.validation import validate_data
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._data.samples import Samples, TrainingData
 from sktorch_mlp._nn.network import NetworkSpec
-from sktorch_mlp._nn.tensors import as_tensor, to_numpy
+from sktorch_mlp._nn.tensors import as_tensor, torch_dtype
 
+from .array_api import to_array_or_tensor, to_host
 from .compat import BaseEstimator, check_sample_weight, check_y, safe_indexing
 from .targets import Targets
 
@@ -68,12 +69,15 @@ def validate_training(estimator: BaseEstimator, inputs: Inputs, dtype: np.dtype 
     reset : bool
         Whether to learn the number and names of features, or to check them.
     """
-    dtypes = (np.float32, np.float64) if dtype == np.float32 else (np.float64, np.float32)
+    given = to_array_or_tensor(inputs.X)
+    dtypes: list[Any] = [np.float32, np.float64] if dtype == np.float32 else [np.float64, np.float32]
+    if isinstance(given, torch.Tensor):
+        dtypes = [torch_dtype(each) for each in dtypes]
     with _columns_named_in_errors(inputs.X):
         X, y = validate_data(
             estimator,
-            to_numpy(inputs.X, "X"),
-            to_numpy(inputs.y, "y"),
+            given,
+            to_host(inputs.y, "y"),
             accept_sparse=["csr", "csc"],
             multi_output=True,
             y_numeric=not is_classifier(estimator),
@@ -84,7 +88,7 @@ def validate_training(estimator: BaseEstimator, inputs: Inputs, dtype: np.dtype 
         y = column_or_1d(y, warn=True)
     sample_weight = inputs.sample_weight
     if sample_weight is not None:
-        sample_weight = check_sample_weight(to_numpy(sample_weight, "sample_weight"), X)
+        sample_weight = check_sample_weight(to_host(sample_weight, "sample_weight"), y)
     return Inputs(X, y, sample_weight)
 
 
@@ -98,7 +102,7 @@ def validate_table(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
     reset : bool
         Whether to learn the number and names of features, or to check them.
     """
-    X = to_numpy(X, "X")
+    X = to_host(X, "X")
     if hasattr(X, "columns"):
         validate_data(estimator, X, skip_check_array=True, reset=reset)
         for size, what in zip(X.shape, ("sample", "feature"), strict=True):
@@ -123,14 +127,14 @@ def validate_table_training(estimator: BaseEstimator, inputs: Inputs, *, reset: 
     X = validate_table(estimator, inputs.X, reset=reset)
     if inputs.y is None:
         raise ValueError(f"This {type(estimator).__name__} requires y to be passed, but the target y is None.")
-    y = check_y(to_numpy(inputs.y, "y"), multi_output=True, y_numeric=not is_classifier(estimator))
+    y = check_y(to_host(inputs.y, "y"), multi_output=True, y_numeric=not is_classifier(estimator))
     check_consistent_length(X, y)
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y, warn=True)
     sample_weight = inputs.sample_weight
     if sample_weight is not None:
         sample_weight = check_sample_weight(
-            to_numpy(sample_weight, "sample_weight"), np.empty((len(y), 0)), ensure_non_negative=True
+            to_host(sample_weight, "sample_weight"), np.empty((len(y), 0)), ensure_non_negative=True
         )
     return Inputs(X, y, sample_weight)
 
@@ -212,12 +216,14 @@ def validation_named_in_errors() -> Iterator[None]:
 
 def validate_prediction(estimator: BaseEstimator, X: Any) -> Any:
     """Validate the input of a prediction."""
-    values = to_numpy(X, "X")
+    values = to_array_or_tensor(X)
     if _is_valid(estimator, values):
         return values
     with _columns_named_in_errors(X):
         values = validate_data(estimator, values, accept_sparse=["csr", "csc"], reset=False)
-        return values if values.dtype.kind in "fiub" else values.astype(np.float64)  # some frames remain objects
+        if isinstance(values, torch.Tensor) or values.dtype.kind in "fiub":
+            return values
+        return values.astype(np.float64)  # some frames remain objects
 
 
 def _is_valid(estimator: BaseEstimator, X: Any) -> bool:

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from sktorch_mlp._nn.activations import ActivationLike
-from sktorch_mlp._nn.tensors import to_numpy
 
+from .array_api import follows_input, for_metric
 from .base import BaseMLPTorch
 from .compat import Interval, RegressorMixin, StrOptions, available_if, fit_context, with_callbacks
 from .inputs import Inputs
@@ -333,6 +333,7 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
         """
         return self._fit(Inputs(X, y, sample_weight), Inputs(X_val, y_val, sample_weight_val), incremental=True)
 
+    @follows_input
     def predict(self, X: Any) -> np.ndarray:
         """Predict target values.
 
@@ -366,7 +367,7 @@ class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
         score : float
             R²; 1 is perfect, 0 as good as the mean.
         """
-        return super().score(X, to_numpy(y, "y"), to_numpy(sample_weight, "sample_weight"))
+        return super().score(X, for_metric(y, "y"), for_metric(sample_weight, "sample_weight"))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

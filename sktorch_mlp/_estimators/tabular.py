@@ -32,6 +32,7 @@ from sktorch_mlp._training.progress import Progress, TrainingOptions
 from sktorch_mlp._training.threads import on_one_thread
 
 from . import inputs, selection
+from .array_api import ArrayApiMixin, InputNamespace
 from .candidates import Candidate, Deadline, train_candidates
 from .compat import (
     BaseEstimator,
@@ -88,7 +89,7 @@ class TabularParameters:
     verbose: bool = False
 
 
-class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC):
+class BaseTabularMLP(ArrayApiMixin, CallbackSupportMixin, TabularParameters, BaseEstimator, ABC):
     """Fits and predictions of both estimators."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = _CONSTRAINTS
@@ -97,7 +98,6 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
     n_outputs_: int
     _encoder: Any
     _ensemble: FittedEnsemble
-    _oof_outputs: np.ndarray | None
     leaderboard_: pd.DataFrame
     _member_keys: list[tuple[int, int]]
 
@@ -133,6 +133,7 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
             with torch.inference_mode(False), without_autocast(device):
                 data = TableData(training, validation, targets, device, dtype, takes_part)
                 messages = self._train(data, given, deadline, random_state)
+        self._input_namespace = InputNamespace.of(given.X)
         for message, category in messages:  # only now: a warning that is made an error leaves a fitted model
             warn(message, category)
         return self
@@ -277,6 +278,7 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
         fitted._ensemble = FittedEnsemble([FittedStack.from_networks([network], data.loss.out_activation)])
         fitted.n_outputs_ = data.loss.n_outputs
         fitted.n_iter_ = 0
+        fitted._input_namespace = InputNamespace()
         if k is not None:
             fitted._encoder = None
         return fitted
@@ -312,10 +314,10 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
             for k, fit in enumerate(candidate.fits)
             for record in fit.progress.records
         ]
-        self._oof_outputs = None
         if is_held_out and known.any():
-            self._oof_outputs = np.full((len(data.takes_part), self.n_outputs_), np.nan)
-            self._oof_outputs[data.takes_part] = np.tensordot(usable_weights, np.stack(predicted), 1)
+            held_out = np.full((len(data.takes_part), self.n_outputs_), np.nan)
+            held_out[data.takes_part] = np.tensordot(usable_weights, np.stack(predicted), 1)
+            self._ensemble.held_out = held_out
         self.leaderboard_ = selection.leaderboard(trained, weights)
         self._member_keys = [(c, k) for c, weight in enumerate(weights) if weight for k in range(len(trained[c].fits))]
 
@@ -346,7 +348,7 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
     def _member(self, candidate: int, k: int, ensemble: FittedEnsemble) -> Self:
         member = copy.copy(self)
         member.n_estimators, member.hyperparameters, member.n_candidates = 1, None, None
-        member._ensemble, member._oof_outputs, member._member_keys = ensemble, None, [(candidate, k)]
+        member._ensemble, member._member_keys = ensemble, [(candidate, k)]
         member.history_ = [r for r in self.history_ if (r["candidate"], r["estimator"]) == (candidate, k)]
         member.n_iter_ = len(member.history_)
         member.leaderboard_ = self.leaderboard_[self.leaderboard_["candidate"] == candidate]
@@ -356,12 +358,12 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC
 
     def _held_out_outputs(self) -> np.ndarray:
         check_is_fitted(self, "_ensemble")
-        if self._oof_outputs is None:
+        if self._ensemble.held_out is None:
             raise AttributeError(
                 "There are no out-of-fold predictions. An ensemble has them that was fitted without X_val, with "
                 f"validation_fraction above 0 (now {self.validation_fraction!r}); one of its members has none."
             )
-        return self._oof_outputs
+        return self._ensemble.held_out
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

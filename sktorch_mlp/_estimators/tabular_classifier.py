@@ -7,12 +7,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from sktorch_mlp._nn.tensors import to_numpy
-
+from .array_api import follows_input, for_metric
 from .compat import ClassifierMixin, StrOptions, fit_context, with_callbacks
 from .inputs import Inputs
 from .tabular import BaseTabularMLP
-from .targets import ClassTargets, fit_label_binarizer
+from .targets import ClassTargets, decode_labels, fit_label_binarizer
 
 
 @dataclass(eq=False, repr=False)
@@ -204,6 +203,7 @@ class TabularMLPClassifier(ClassifierMixin, BaseTabularMLP):
         """
         return self._fit(Inputs(X, y, sample_weight), Inputs(X_val, y_val, sample_weight_val))
 
+    @follows_input
     def predict(self, X: Any) -> np.ndarray:
         """Predict class labels.
 
@@ -217,11 +217,9 @@ class TabularMLPClassifier(ClassifierMixin, BaseTabularMLP):
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Labels, of the dtype of `classes_`; an indicator matrix for multilabel targets.
         """
-        outputs = self._predict(X)
-        if self._label_binarizer.y_type_ == "multiclass":
-            return self.classes_[outputs.argmax(1)]
-        return self._label_binarizer.inverse_transform(outputs.ravel() if self.n_outputs_ == 1 else outputs)
+        return decode_labels(self._predict(X), self._label_binarizer)
 
+    @follows_input
     def predict_proba(self, X: Any) -> np.ndarray:
         """Predict probabilities.
 
@@ -237,6 +235,7 @@ class TabularMLPClassifier(ClassifierMixin, BaseTabularMLP):
         """
         return self._to_probabilities(self._predict(X))
 
+    @follows_input
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Predict the logarithms of the probabilities.
 
@@ -250,7 +249,7 @@ class TabularMLPClassifier(ClassifierMixin, BaseTabularMLP):
         log_probabilities : ndarray of shape (n_samples, n_classes)
             ``log(predict_proba(X))``.
         """
-        probabilities = self.predict_proba(X)
+        probabilities = self._to_probabilities(self._predict(X))
         return np.log(probabilities, out=probabilities)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -270,7 +269,7 @@ class TabularMLPClassifier(ClassifierMixin, BaseTabularMLP):
         score : float
             Mean accuracy.
         """
-        return super().score(X, to_numpy(y, "y"), to_numpy(sample_weight, "sample_weight"))
+        return super().score(X, for_metric(y, "y"), for_metric(sample_weight, "sample_weight"))
 
     def _to_probabilities(self, outputs: np.ndarray) -> np.ndarray:
         if self.n_outputs_ == 1:

@@ -7,8 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from sktorch_mlp._nn.tensors import to_numpy
-
+from .array_api import follows_input, for_metric
 from .compat import RegressorMixin, fit_context, with_callbacks
 from .inputs import Inputs
 from .tabular import BaseTabularMLP
@@ -189,6 +188,7 @@ class TabularMLPRegressor(RegressorMixin, BaseTabularMLP):
         """
         return self._fit(Inputs(X, y, sample_weight), Inputs(X_val, y_val, sample_weight_val))
 
+    @follows_input
     def predict(self, X: Any) -> np.ndarray:
         """Predict target values.
 
@@ -221,7 +221,7 @@ class TabularMLPRegressor(RegressorMixin, BaseTabularMLP):
         score : float
             R²; 1 is perfect, 0 as good as the mean.
         """
-        return super().score(X, to_numpy(y, "y"), to_numpy(sample_weight, "sample_weight"))
+        return super().score(X, for_metric(y, "y"), for_metric(sample_weight, "sample_weight"))
 
     def _to_numbers(self, outputs: np.ndarray) -> np.ndarray:
         predicted = self._targets.decode(outputs)

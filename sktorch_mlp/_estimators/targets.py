@@ -30,6 +30,7 @@ from sktorch_mlp._nn.losses import (
     SoftLogLoss,
 )
 
+from .array_api import take_labels
 from .messages import warn
 
 #: The name of a loss, or a function of predictions and targets.
@@ -187,6 +188,18 @@ def fit_label_binarizer(y: Any) -> LabelBinarizer:
     binarizer.y_type_ = "binary" if len(binarizer.classes_) <= 2 else "multiclass"
     binarizer.sparse_input_ = False
     return binarizer
+
+
+def decode_labels(outputs: Any, binarizer: LabelBinarizer) -> Any:
+    """Turn activated outputs (n_rows, n_outputs) into labels, those of a tensor on its device."""
+    if binarizer.y_type_ == "multiclass":
+        return take_labels(binarizer.classes_, outputs.argmax(1))
+    if not isinstance(outputs, torch.Tensor):
+        return binarizer.inverse_transform(outputs.ravel() if outputs.shape[1] == 1 else outputs)
+    is_second = (outputs > 0.5).long()
+    if binarizer.y_type_.startswith("multilabel"):
+        return is_second
+    return take_labels(binarizer.classes_, is_second.ravel() * (len(binarizer.classes_) - 1))
 
 
 def _columns(y: Any) -> list[np.ndarray]:

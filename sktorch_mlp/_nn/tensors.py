@@ -27,6 +27,19 @@ def most_precise_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def torch_dtype(dtype: np.dtype | type) -> torch.dtype:
+    """Float32 for numpy's float32, else float64."""
+    return torch.float32 if dtype == np.float32 else torch.float64
+
+
+def numpy_dtype(values: Any) -> np.dtype:
+    """Dtype of an array; that of the array of a tensor in float32 or float64."""
+    if isinstance(values, Tensor):
+        return np.dtype(np.float32 if values.dtype == torch.float32 else np.float64)
+    dtype: np.dtype = values.dtype
+    return dtype
+
+
 def select_networks(state: StateDict, networks: Sequence[int]) -> StateDict:
     """Copy the state of some networks of a stack."""
     return {name: _select(value, networks) for name, value in state.items()}
