@@ -5,10 +5,13 @@ from ._estimators.regressor import MLPTorchRegressor
 from ._estimators.tabular_classifier import TabularMLPClassifier
 from ._estimators.tabular_regressor import TabularMLPRegressor
 from ._parallel.backend import stacked_fits
+from .display import LossCurveDisplay, SearchDisplay
 
 __all__ = [
+    "LossCurveDisplay",
     "MLPTorchClassifier",
     "MLPTorchRegressor",
+    "SearchDisplay",
     "TabularMLPClassifier",
     "TabularMLPRegressor",
     "__version__",

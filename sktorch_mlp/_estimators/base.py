@@ -19,7 +19,7 @@ from sktorch_mlp._data.device import resolve_device, training_dtype
 from sktorch_mlp._data.samples import TrainingData
 from sktorch_mlp._nn.initialization import initial_parameters
 from sktorch_mlp._nn.losses import Loss
-from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
+from sktorch_mlp._nn.network import NetworkSpec, StackedMLP, per_hidden_layer
 from sktorch_mlp._nn.tensors import numpy_dtype, without_autocast
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.observers import ObserverList
@@ -31,13 +31,15 @@ from . import fitting, inputs
 from .array_api import ArrayApiMixin, InputNamespace
 from .compat import CallbackSupportMixin
 from .fitted import FittedMLP, WeightArrays, restored_after_errors
+from .html import NotebookViewMixin
 from .inputs import Inputs
 from .messages import warn_as_sklearn
-from .parameters import CONSTRAINTS, Architecture, check_parameters, make_optimizer, make_schedule
+from .parameters import CONSTRAINTS, Architecture, check_parameters, dropout_rates, make_optimizer, make_schedule
+from .summary import Network, Summary, describe_layers
 from .targets import Targets
 
 
-class BaseMLPTorch(ArrayApiMixin, CallbackSupportMixin, FittedMLP, ABC):
+class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, FittedMLP, ABC):
     """Fits and predictions of both estimators."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = CONSTRAINTS
@@ -216,6 +218,17 @@ class BaseMLPTorch(ArrayApiMixin, CallbackSupportMixin, FittedMLP, ABC):
         X = inputs.validate_prediction(self, X)
         outputs = self._predict_outputs(X)
         return outputs if isinstance(X, torch.Tensor) else outputs.cpu().numpy()
+
+    def _summarize(self) -> Summary:
+        n_hidden, norms = len(self.coefs_) - 1, self._norms()
+        layers = describe_layers(
+            (self.coefs_[0].shape[0], *(coef.shape[1] for coef in self.coefs_)),
+            per_hidden_layer(self.activation, n_hidden),
+            self.out_activation_,
+            normalization=None if not norms else "batch" if "running_mean" in norms[0] else "layer",
+            dropout=dropout_rates(self, n_hidden),
+        )
+        return Summary([Network(layers)], str(self.device_), str(self.coefs_[0].dtype))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

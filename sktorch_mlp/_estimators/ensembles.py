@@ -25,6 +25,7 @@ from sktorch_mlp._training.progress import DivergenceError
 from sktorch_mlp._training.threads import available_threads
 
 from .blocks import LARGE, predict_blocks
+from .summary import Layer, Network, describe_layers
 
 #: Numbers in the largest buffer of a block of rows, and its fewest rows: so it stays in cache.
 _BLOCK_SIZE, _BLOCK_ROWS = 2**19, 64
@@ -108,6 +109,16 @@ class FittedStack:
     def predict(self, rows: Rows) -> Tensor:
         """Weighted sum over networks of their activated outputs, (n_rows, n_outputs)."""
         return self._predictor(rows)
+
+    def summarize(self, n_columns: int, dropout: float) -> Network:
+        """Describe the layers, for tables of so many columns and networks trained with this dropout."""
+        spec = self.spec
+        n_hidden = len(spec.activations)
+        layers = describe_layers(spec.layer_units, spec.activations, self.out_activation, dropout=[dropout] * n_hidden)
+        if spec.embedding is not None:
+            n_inputs, n_parameters = spec.embedding.n_inputs, spec.embedding.n_parameters
+            layers[:1] = [Layer("input", n_columns), Layer("embedding", n_inputs, n_parameters)]
+        return Network(layers, self.n_networks)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_predictor"}

@@ -44,10 +44,12 @@ from .compat import (
 from .ensembles import FittedEnsemble, FittedStack, predict_held_out
 from .fitted import restored_after_errors
 from .fitting import make_scoring
+from .html import NotebookViewMixin
 from .inputs import Inputs
 from .messages import warn
 from .parameters import check_layer_sizes
 from .recipe import Settings, default_settings, make_network, make_optimizer
+from .summary import Summary
 from .table_data import TableData
 from .targets import ClassTargets, Targets
 
@@ -89,7 +91,7 @@ class TabularParameters:
     verbose: bool = False
 
 
-class BaseTabularMLP(ArrayApiMixin, CallbackSupportMixin, TabularParameters, BaseEstimator, ABC):
+class BaseTabularMLP(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, TabularParameters, BaseEstimator, ABC):
     """Fits and predictions of both estimators."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = _CONSTRAINTS
@@ -355,6 +357,14 @@ class BaseTabularMLP(ArrayApiMixin, CallbackSupportMixin, TabularParameters, Bas
         member.hidden_layer_sizes = member.leaderboard_["hidden_layer_sizes"].item()
         member.numerical_embedding = member.leaderboard_["numerical_embedding"].item()
         return member
+
+    def _summarize(self) -> Summary:
+        candidates = dict(self._member_keys)  # in the order of the stacks
+        rates = self.leaderboard_.set_index("candidate")["dropout"]
+        stacks = zip(self._ensemble.stacks, candidates, strict=True)
+        networks = [stack.summarize(self.n_features_in_, rates[candidate]) for stack, candidate in stacks]
+        spec = self._ensemble.stacks[0].spec
+        return Summary(networks, str(spec.device), str(spec.dtype).removeprefix("torch."))
 
     def _held_out_outputs(self) -> np.ndarray:
         check_is_fitted(self, "_ensemble")
