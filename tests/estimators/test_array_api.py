@@ -6,6 +6,8 @@ scipy decides about it when it is imported, by a variable. `test_dispatch.py` ru
 import copy
 import os
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -337,6 +339,16 @@ def test_cross_validation():
     results = cross_validate(ours("regressor"), T, torch.asarray(NUMBERS), cv=3)
     expected = cross_validate(ours("regressor"), X, NUMBERS, cv=3)
     assert_allclose(results["test_score"], expected["test_score"])
+
+
+def test_the_example_of_the_guide(capsys):
+    """Its fences say "py", as the other examples run without dispatch."""
+    page = (Path(__file__).parents[2] / "docs/guide.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```py\n(.*?)```", page, flags=re.DOTALL)
+    namespace = {}
+    exec(compile(block, "guide.md", "exec"), namespace)
+    assert capsys.readouterr().out == "<class 'torch.Tensor'> cpu\n"
+    assert namespace["accuracy"] > 0.9
 
 
 # Copies ----------------------------------------------------------------------------------
