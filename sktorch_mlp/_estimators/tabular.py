@@ -359,10 +359,12 @@ class BaseTabularMLP(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Tab
         return member
 
     def _summarize(self) -> Summary:
-        candidates = dict(self._member_keys)  # in the order of the stacks
         rates = self.leaderboard_.set_index("candidate")["dropout"]
-        stacks = zip(self._ensemble.stacks, candidates, strict=True)
-        networks = [stack.summarize(self.n_features_in_, rates[candidate]) for stack, candidate in stacks]
+        networks, n_before = [], 0
+        for stack in self._ensemble.stacks:
+            candidate, _ = self._member_keys[n_before]
+            networks.append(stack.summarize(self.n_features_in_, rates[candidate]))
+            n_before += stack.n_networks
         spec = self._ensemble.stacks[0].spec
         return Summary(networks, str(spec.device), str(spec.dtype).removeprefix("torch."))
 
