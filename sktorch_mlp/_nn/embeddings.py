@@ -75,6 +75,11 @@ class TableEmbedding:
     width: int = 16
 
     @property
+    def numerical(self) -> str | None:
+        """What numbers are embedded in: "piecewise_linear" bins, "periodic" waves, or None."""
+        return "periodic" if self.n_frequencies else "piecewise_linear" if self.edges else None
+
+    @property
     def n_columns(self) -> int:
         """Columns of a table."""
         return self.n_numbers + len(self.n_levels)

@@ -70,6 +70,15 @@ def test_losers_of_a_pack_stop_early():
     assert (board["n_iter"].iloc[1:] < 16).all()
 
 
+def test_halving_compares_networks_that_hold_out_the_same_rows():
+    X, y = numbers()
+    pack = {"hyperparameters": {"learning_rate_init": [1e-9, 2e-9]}, "n_estimators": 8, "max_iter": 16}
+    history = pd.DataFrame(TabularMLPRegressor(**SMALL | pack).fit(X, y).history_)
+    n_epochs = history.groupby(["candidate", "estimator"])["epoch"].max().unstack()
+    assert (n_epochs.loc[0] == 16).all()
+    assert (n_epochs.loc[1:] < 16).all(axis=None)  # both stacks of each loser
+
+
 def test_losses_of_the_leaderboard_are_losses_whatever_the_score():
     X, y = table()
     pack = {"hyperparameters": {"dropout": [0.3]}, "scoring": "accuracy"}
