@@ -27,8 +27,6 @@ _FEWEST_BINS, _ROWS_OF_A_BIN = 4, 40
 PATIENCE = 12
 #: Factors of the inputs that are bins, for one network after the other: with small factors the bins learn slowly.
 _BIN_SCALES = (1.0, 0.3)
-#: Networks of an ensemble that have waves in place of bins.
-_PERIODIC_FRACTION = 0.25
 #: Factors of the logits, the best of which counts when a network of several is validated.
 LOGIT_FACTORS = (1.0, 0.8, 0.65, 0.5)
 _BETAS, _EPSILON = (0.9, 0.95), 1e-8
@@ -67,10 +65,10 @@ class Settings:
     max_iter: int
 
     def of_network(self, index: int, n_networks: int) -> Settings:
-        """Hyperparameters of one network of an ensemble: the last ones of it have waves in place of bins."""
+        """Hyperparameters of one network of an ensemble: with "auto" the second half of it has waves in place of bins."""
         if self.numerical_embedding != "auto":
             return self
-        is_periodic = index >= n_networks - int(n_networks * _PERIODIC_FRACTION)
+        is_periodic = 2 * index >= n_networks and n_networks > 1
         return replace(self, numerical_embedding="periodic" if is_periodic else "piecewise_linear")
 
 
