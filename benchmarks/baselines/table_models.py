@@ -174,7 +174,9 @@ MODELS: dict[str, MakeModel] = {
     "tabular": _tabular(),
     "tabular_single": _tabular(n_estimators=1),
     "tabular_no_embedding": _tabular(numerical_embedding=None),
+    "tabular_piecewise_linear": _tabular(numerical_embedding="piecewise_linear"),
     "tabular_periodic": _tabular(numerical_embedding="periodic"),
+    "tabular_loss": _tabular(scoring="loss"),
     "tabular_auto": _tabular(hyperparameters="auto"),
 }
 #: What others are compared with: scikit-learn's MLP by its defaults.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from typing import Protocol
 
 import numpy as np
@@ -47,16 +49,24 @@ class Candidate:
     @property
     def loss(self) -> float:
         """Mean of the validation losses at the best epochs so far; inf if a network has none."""
-        return float(np.mean([_best_loss(fit) for fit in self.fits]))
+        return _mean_loss(self.fits)
 
     @property
     def was_interrupted(self) -> bool:
         """Whether the user has interrupted training."""
         return any(fit.progress.stop_reason == "interrupted" for fit in self.fits)
 
+    def shapes(self) -> list[list[Fit]]:
+        """Fits by the shape of their networks, in their order."""
+        return [list(fits) for _, fits in groupby(self.fits, key=lambda fit: fit.network.spec)]
+
     def stacks(self) -> list[list[Fit]]:
-        """Fits that are trained side by side: all; of sparse rows each alone."""
-        return [[fit] for fit in self.fits] if self.fits[0].data.train.rows.is_sparse else [self.fits]
+        """Fits that are trained side by side: those of one shape; of sparse rows each alone."""
+        return [[fit] for fit in self.fits] if self.fits[0].data.train.rows.is_sparse else self.shapes()
+
+
+def _mean_loss(fits: Sequence[Fit]) -> float:
+    return float(np.mean([_best_loss(fit) for fit in fits]))
 
 
 def _best_loss(fit: Fit) -> float:
@@ -107,23 +117,28 @@ class Deadline:
 
 
 class SuccessiveHalving:
-    """Stops a candidate that is among the worse half of those that came as far (Li et al., 2020).
+    """Stops a stack that is among the worse half of those that came as far (Li et al., 2020).
+
+    Only stacks that hold out the same rows are compared.
 
     Parameters
     ----------
     fractions : sequence of float
-        Parts of the epochs after which candidates are compared.
+        Parts of the epochs after which they are compared.
     """
 
     def __init__(self, fractions: Sequence[float] = (0.125, 0.25, 0.5)) -> None:
-        self._losses: dict[float, list[float]] = {fraction: [] for fraction in fractions}
+        self._fractions = fractions
+        self._losses: defaultdict[Hashable, list[float]] = defaultdict(list)
 
-    def stops(self, candidate: Candidate) -> bool:
-        """Return whether a candidate that has ended an epoch is to stop."""
-        for fraction, losses in self._losses.items():
-            if candidate.n_epochs == math.ceil(fraction * candidate.settings.max_iter):
-                losses.append(candidate.loss)
-                if len(losses) > 1 and candidate.loss > np.median(losses):
+    def stops(self, candidate: Candidate, fits: Sequence[Fit], n_epochs: int) -> bool:
+        """Return whether these fits of a candidate, which have ended an epoch, are to stop."""
+        members, loss = tuple(map(candidate.fits.index, fits)), _mean_loss(fits)
+        for fraction in self._fractions:
+            if n_epochs == math.ceil(fraction * candidate.settings.max_iter):
+                losses = self._losses[fraction, members]
+                losses.append(loss)
+                if len(losses) > 1 and loss > np.median(losses):
                     return True
         return False
 
@@ -182,7 +197,8 @@ class StackMonitor:
             self._n_epochs += 1
             asks = [callback.on_epoch_end(network, k) for callback in self._callbacks]
             self._is_asked_to_stop = any(asks)
-            loses = self._halving is not None and self._halving.stops(self._candidate)
+            halving = self._halving
+            loses = halving is not None and halving.stops(self._candidate, self._fits, self._n_epochs)
             self._stops = self._is_asked_to_stop or loses or self._has_converged() or self._is_at_the_end()
         return self._stops
 
@@ -280,7 +296,7 @@ def train_candidates(
         stacks = candidate.stacks()
         for n_trained, fits in enumerate(stacks):
             log = [EpochLog(fits)] if verbose else []
-            share = 1 / (len(stacks) - n_trained)
+            share = len(fits) / sum(map(len, stacks[n_trained:]))
             monitor = StackMonitor(candidate, fits, deadline, share, [*callbacks, *log], halving)
             _train(fits)
             if monitor.ends_all:

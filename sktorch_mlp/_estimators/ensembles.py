@@ -191,21 +191,6 @@ class _StackPredictor:
         return torch.tensordot(self._weights, self._activate_outputs_(units.to(self._weights.dtype)), 1).mT
 
 
-def predict_held_out(stack: FittedStack, fits: Sequence[Fit]) -> np.ndarray:
-    """Outputs (n_rows, n_outputs) for the validation rows of each network, averaged; nan for rows that have none."""
-    samples = fits[0].data.validation or fits[0].data.train
-    n_rows = len(samples.rows)
-    total = np.zeros((n_rows, stack.spec.layer_units[-1]))
-    n_predicted = np.zeros(n_rows)
-    for k, fit in enumerate(fits):
-        if fit.data.validation is not None:
-            (rows,) = fit.data.validation.indices
-            total[rows] += stack.member(k).predict(samples.rows[rows]).cpu().numpy()
-            n_predicted[rows] += 1
-    with np.errstate(invalid="ignore"):
-        return total / n_predicted[:, np.newaxis]
-
-
 @dataclass(eq=False)
 class FittedEnsemble:
     """Networks of one shape or of several, whose predictions are averaged.
@@ -220,6 +205,29 @@ class FittedEnsemble:
 
     stacks: list[FittedStack]
     held_out: np.ndarray | None = None
+
+    @classmethod
+    def from_shapes(cls, shapes: Sequence[Sequence[StackedMLP]], out_activation: str) -> FittedEnsemble:
+        """Take over trained networks, those of one shape together, with equal weights.
+
+        Raises
+        ------
+        DivergenceError
+            If the parameters of one are no longer finite.
+        """
+        stacks = [FittedStack.from_networks(networks, out_activation) for networks in shapes]
+        n_networks = sum(stack.n_networks for stack in stacks)
+        for stack in stacks:
+            stack.weights *= stack.n_networks / n_networks
+        return cls(stacks)
+
+    @classmethod
+    def average(cls, ensembles: Sequence[FittedEnsemble], weights: np.ndarray) -> FittedEnsemble:
+        """Weighted average of ensembles, whose own weights change; those of weight zero are left out."""
+        for ensemble, weight in zip(ensembles, weights, strict=True):
+            for stack in ensemble.stacks:
+                stack.weights *= weight
+        return cls([stack for ensemble in ensembles for stack in ensemble.stacks if stack.weights.any()])
 
     @property
     def weights(self) -> np.ndarray:
@@ -238,3 +246,18 @@ class FittedEnsemble:
             total = predicted if total is None else total.add_(predicted)
         assert total is not None
         return total.cpu().numpy()
+
+
+def predict_held_out(ensemble: FittedEnsemble, fits: Sequence[Fit]) -> np.ndarray:
+    """Outputs (n_rows, n_outputs) for the validation rows of each network, averaged; nan for rows that have none."""
+    samples = fits[0].data.validation or fits[0].data.train
+    n_rows = len(samples.rows)
+    total = np.zeros((n_rows, fits[0].loss.n_outputs))
+    n_predicted = np.zeros(n_rows)
+    for member, fit in zip(ensemble.members(), fits, strict=True):
+        if fit.data.validation is not None:
+            (rows,) = fit.data.validation.indices
+            total[rows] += member.stacks[0].predict(samples.rows[rows]).cpu().numpy()
+            n_predicted[rows] += 1
+    with np.errstate(invalid="ignore"):
+        return total / n_predicted[:, np.newaxis]

@@ -6,7 +6,7 @@ All of it was chosen by measurement on twelve tables; ``benchmarks/README.md`` h
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ _FEWEST_BINS, _ROWS_OF_A_BIN = 4, 40
 PATIENCE = 12
 #: Factors of the inputs that are bins, for one network after the other: with small factors the bins learn slowly.
 _BIN_SCALES = (1.0, 0.3)
+#: Factors of the logits, the best of which counts when a network of several is validated.
+LOGIT_FACTORS = (1.0, 0.8, 0.65, 0.5)
 _BETAS, _EPSILON = (0.9, 0.95), 1e-8
 
 
@@ -42,7 +44,8 @@ class Settings:
     weight_decay : float
         Coefficients shrink by this fraction of the rate in each step.
     dropout : float
-    numerical_embedding : {"piecewise_linear", "periodic", None}
+    numerical_embedding : {"auto", "piecewise_linear", "periodic", None}
+        With "auto" each network has its own, see `of_network`.
     n_bins : int
         Most bins of a number.
     n_frequencies : int
@@ -60,6 +63,13 @@ class Settings:
     n_frequencies: int
     batch_size: int
     max_iter: int
+
+    def of_network(self, index: int, n_networks: int) -> Settings:
+        """Hyperparameters of one network of an ensemble: with "auto" the second half of it has waves in place of bins."""
+        if self.numerical_embedding != "auto":
+            return self
+        is_periodic = 2 * index >= n_networks and n_networks > 1
+        return replace(self, numerical_embedding="periodic" if is_periodic else "piecewise_linear")
 
 
 def default_settings(
@@ -88,8 +98,8 @@ def default_settings(
     few_steps = max(_FEWEST_EPOCHS, math.ceil(_N_STEPS / n_batches))
     most_bins, all_bins = _N_BINS["regression" if is_regression else "classification"]
     n_affordable = all_bins // max(1, n_numbers)
-    if numerical_embedding == "auto":
-        numerical_embedding = "piecewise_linear" if n_affordable >= _FEWEST_BINS else None
+    if numerical_embedding == "auto" and (n_affordable < _FEWEST_BINS or n_numbers == 0):
+        numerical_embedding = None
     return Settings(
         hidden_layer_sizes=hidden_layer_sizes,
         learning_rate_init=1.5e-3 * min(2.0, max(1.0, (n_rows / 4000) ** 0.5)),

@@ -23,7 +23,7 @@ AUTO_HYPERPARAMETERS: dict[str, Any] = {
     "learning_rate_init": scipy.stats.loguniform(5e-4, 5e-3),
     "weight_decay": scipy.stats.loguniform(0.01, 1.0),
     "dropout": scipy.stats.uniform(0.0, 0.4),
-    "numerical_embedding": ["piecewise_linear", "piecewise_linear", "periodic", None],
+    "numerical_embedding": ["auto", "auto", "piecewise_linear", "periodic", None],
     "n_bins": [16, 32, 64],
 }
 #: Hyperparameters without effect where there is no embedding.
@@ -38,7 +38,7 @@ _CONSTRAINTS: dict[str, list[Any]] = {
     "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
     "weight_decay": [Interval(Real, 0, None, closed="left")],
     "dropout": [Interval(Real, 0, 1, closed="left")],
-    "numerical_embedding": [StrOptions({"piecewise_linear", "periodic"}), None],
+    "numerical_embedding": [StrOptions({"auto", "piecewise_linear", "periodic"}), None],
     "n_bins": [Interval(Integral, 1, None, closed="left")],
     "n_frequencies": [Interval(Integral, 1, None, closed="left")],
     "batch_size": [Interval(Integral, 1, None, closed="left")],

@@ -41,14 +41,14 @@ from .compat import (
     StrOptions,
     has_callbacks,
 )
-from .ensembles import FittedEnsemble, FittedStack, predict_held_out
+from .ensembles import FittedEnsemble, predict_held_out
 from .fitted import restored_after_errors
 from .fitting import make_scoring
 from .html import NotebookViewMixin
 from .inputs import Inputs
 from .messages import warn
 from .parameters import check_layer_sizes
-from .recipe import Settings, default_settings, make_network, make_optimizer
+from .recipe import LOGIT_FACTORS, Settings, default_settings, make_network, make_optimizer
 from .summary import Summary
 from .table_data import TableData
 from .targets import ClassTargets, Targets
@@ -221,7 +221,10 @@ class BaseTabularMLP(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Tab
 
         def make_fits(each: Settings) -> list[Fit]:
             members = enumerate(zip(splits, seeds, strict=True))
-            return [self._make_fit(data, split, each, k, np.random.RandomState(seed)) for k, (split, seed) in members]
+            return [
+                self._make_fit(data, split, each.of_network(k, len(splits)), k, np.random.RandomState(seed))
+                for k, (split, seed) in members
+            ]
 
         return [Candidate(each, make_fits(each)) for each in settings]
 
@@ -265,6 +268,7 @@ class BaseTabularMLP(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Tab
             early_stopping=split.validation is not None,
             scoring=scoring,
             scores_loss=scoring is None,
+            logit_factors=LOGIT_FACTORS if self.scoring is None and self.n_estimators > 1 else (1.0,),
             drop_last=True,
         )
         shuffler = Shuffler(split.train.indices[0], random_state)
@@ -277,7 +281,7 @@ class BaseTabularMLP(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Tab
         """
         network = network.select(range(network.n_networks) if k is None else [k])
         fitted = copy.copy(self)
-        fitted._ensemble = FittedEnsemble([FittedStack.from_networks([network], data.loss.out_activation)])
+        fitted._ensemble = FittedEnsemble.from_shapes([[network]], data.loss.out_activation)
         fitted.n_outputs_ = data.loss.n_outputs
         fitted.n_iter_ = 0
         fitted._input_namespace = InputNamespace()
@@ -289,9 +293,12 @@ class BaseTabularMLP(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Tab
         """Weigh candidates, and publish their networks. One that has diverged has no weight, if another has not."""
         activation = data.loss.out_activation
         usable = [c for c, candidate in enumerate(trained) if math.isfinite(candidate.loss)] or [0]
-        stacks = [FittedStack.from_networks([fit.network for fit in trained[c].fits], activation) for c in usable]
+        ensembles = [
+            FittedEnsemble.from_shapes([[fit.network for fit in fits] for fits in trained[c].shapes()], activation)
+            for c in usable
+        ]
         is_held_out = data.validation.X is None
-        predicted = [predict_held_out(stack, trained[c].fits) for stack, c in zip(stacks, usable, strict=True)]
+        predicted = [predict_held_out(ensemble, trained[c].fits) for ensemble, c in zip(ensembles, usable, strict=True)]
         known = ~np.isnan(predicted[0]).any(1)
         usable_weights = np.ones(1)
         if len(usable) > 1:
@@ -303,9 +310,7 @@ class BaseTabularMLP(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Tab
                 row_weights,
                 activation,
             )
-        for stack, weight in zip(stacks, usable_weights, strict=True):
-            stack.weights = np.full(stack.n_networks, weight / stack.n_networks)
-        self._ensemble = FittedEnsemble([stack for stack, weight in zip(stacks, usable_weights, strict=True) if weight])
+        self._ensemble = FittedEnsemble.average(ensembles, usable_weights)
         weights = np.zeros(len(trained))
         weights[usable] = usable_weights
         self.n_outputs_ = data.loss.n_outputs
@@ -355,7 +360,8 @@ class BaseTabularMLP(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Tab
         member.n_iter_ = len(member.history_)
         member.leaderboard_ = self.leaderboard_[self.leaderboard_["candidate"] == candidate]
         member.hidden_layer_sizes = member.leaderboard_["hidden_layer_sizes"].item()
-        member.numerical_embedding = member.leaderboard_["numerical_embedding"].item()
+        embedding = ensemble.stacks[0].spec.embedding
+        member.numerical_embedding = None if embedding is None else embedding.numerical
         return member
 
     def _summarize(self) -> Summary:

@@ -32,8 +32,8 @@ class TabularMLPClassifier(ClassifierMixin, BaseTabularMLP):
         is its place in bins with equally many training rows [1]_: at most 32 bins, fewer below
         1280 rows, and 1024 for all numbers together, but no fewer than 4 each; four times as
         many where one value fills most rows. "periodic" is 16 waves of learned frequency [1]_.
-        "auto" is "piecewise_linear", which was better on the tables we chose it on, and None
-        for more than 256 numbers.
+        "auto" is "piecewise_linear" for one half of the networks and "periodic" for the other,
+        since they err differently. It is None for more than 256 numbers.
     categorical_features : 'from_dtype', array-like of {str, int, bool} or None, \
             default='from_dtype'
         Columns that are categories: those of dtype category, string and boolean, and objects
@@ -49,8 +49,9 @@ class TabularMLPClassifier(ClassifierMixin, BaseTabularMLP):
         held-out rows training ends before, where no network has become better for 12 epochs.
     scoring : str, callable or None, default=None
         Score of the held-out rows by which each network keeps its best epoch: a scorer of
-        scikit-learn, ``scorer(estimator, X, y)``, whose X is encoded; or None, or "loss", for the
-        loss.
+        scikit-learn, ``scorer(estimator, X, y)``, whose X is encoded; "loss" for the loss; None for
+        the loss at the best scale of the logits, since the average undoes what each network is
+        too sure of [5]_. A single network has none to average with: None is "loss".
     hyperparameters : 'auto', dict or None, default=None
         What the candidates of a pack differ in: a list or distribution of scipy for each name,
         as `sklearn.model_selection.RandomizedSearchCV` takes them. Names are
@@ -131,6 +132,8 @@ class TabularMLPClassifier(ClassifierMixin, BaseTabularMLP):
     .. [3] R. Caruana et al., "Ensemble selection from libraries of models", ICML 2004.
     .. [4] D. Holzmüller, L. Grinsztajn and I. Steinwart, "Better by default: strong pre-tuned MLPs and
        boosted trees on tabular data", NeurIPS 2024, :arxiv:`2407.04491`.
+    .. [5] R. Ranjan et al., "Post-hoc reversal: are we selecting models prematurely?", NeurIPS 2024,
+       :arxiv:`2404.07815`.
 
     Examples
     --------

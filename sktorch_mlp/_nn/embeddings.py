@@ -24,8 +24,9 @@ from .tensors import squeeze_stack
 #: Stands for missing numbers where bins are filled: less than all of them.
 _BELOW_ALL = -1e20
 
-#: Standard deviation of the frequencies of periodic embeddings at the beginning; that of RealMLP.
-_FREQUENCY_STD = 0.1
+#: Standard deviations of the frequencies of periodic embeddings at the beginning: of the lowest and of the highest, with
+#: equal ratios between. From long waves to those that are a few bins wide, so that none has to be chosen for a table.
+_LOWEST_FREQUENCY, _HIGHEST_FREQUENCY = 0.05, 1.5
 
 #: Standard deviation of the vectors of levels at the beginning: small, so that rare levels say little.
 _VECTOR_STD = 0.1
@@ -73,6 +74,11 @@ class TableEmbedding:
     n_frequencies: int = 0
     max_one_hot: int = 64
     width: int = 16
+
+    @property
+    def numerical(self) -> str | None:
+        """What numbers are embedded in: "piecewise_linear" bins, "periodic" waves, or None."""
+        return "periodic" if self.n_frequencies else "piecewise_linear" if self.edges else None
 
     @property
     def n_columns(self) -> int:
@@ -297,8 +303,9 @@ class _Waves:
         self.n_inputs, self.n_parameters = n_numbers * n_frequencies, 2 * n_numbers * n_frequencies
 
     def initial_parameters(self, random_state: np.random.RandomState) -> np.ndarray:
-        """Draw frequencies from a normal distribution, phases uniformly."""
-        frequencies = random_state.normal(scale=_FREQUENCY_STD, size=self._shape[1:])
+        """Draw frequencies from normal distributions, phases uniformly."""
+        scales = np.geomspace(_LOWEST_FREQUENCY, _HIGHEST_FREQUENCY, self._shape[-1])
+        frequencies = random_state.normal(scale=scales, size=self._shape[1:])
         return np.stack([frequencies, random_state.uniform(-0.5, 0.5, self._shape[1:])]).ravel()
 
     def write(self, parameters: Tensor, columns: Tensor, out: Tensor) -> None:

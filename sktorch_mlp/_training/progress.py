@@ -32,6 +32,8 @@ class TrainingOptions:
         ``scoring(network, k)`` scores the k-th network of a stack; None for the score of the loss.
     scores_loss : bool
         Whether the score is the negated validation loss.
+    logit_factors : tuple of float
+        The score is the negated loss of the logits times the best of these factors; with `scores_loss` only.
     drop_last : bool
         Whether each epoch leaves out rows that do not make a whole batch. All networks of a stack do, or none.
     """
@@ -47,6 +49,7 @@ class TrainingOptions:
     max_fun: int = 15000
     scoring: Callable[[StackedMLP, int], float] | None = None
     scores_loss: bool = False
+    logit_factors: tuple[float, ...] = (1.0,)
     drop_last: bool = False
 
 

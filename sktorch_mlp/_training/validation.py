@@ -30,7 +30,7 @@ class Validator:
     loss : Loss
     samples : Samples
     options : sequence of TrainingOptions
-        One for each network.
+        One for each network, with the same `logit_factors`.
     """
 
     def __init__(self, network: StackedMLP, loss: Loss, samples: Samples, options: Sequence[TrainingOptions]) -> None:
@@ -40,6 +40,7 @@ class Validator:
         forwards = {n: ForwardPass(network, "identity", n) for n in {block.shape[-1] for block in blocks}}
         self._blocks = [(forwards[block.shape[-1]], samples.rows.take(block)) for block in blocks]
         self._activate_ = OUTPUT_ACTIVATIONS[loss.out_activation]
+        self._other_factors = [factor for factor in options[0].logit_factors if factor != 1]
         self._targets = samples.take_targets(target_rows)
         dtype = samples.rows.dtype
         self._loss_terms = self._targets.new_empty((*rows.shape[:-1], 1, rows.shape[-1]), dtype=dtype)
@@ -56,13 +57,26 @@ class Validator:
         """Score and loss of each network; nan where a prediction is not finite."""
         with quiet_numpy():
             logits = self._logits()
-        predictions = self._activate_(logits.clone() if self._loss.of_logits else logits)
-        loss_scores = self._loss.score(predictions, self._targets, self._weights)
-        self._loss.to_delta_(logits, self._targets, self._loss_terms)  # for the loss terms
+        scaled = [self._losses(self._to_loss_input(factor * logits)) for factor in self._other_factors]
+        loss_input = self._to_loss_input(logits)
+        predictions = self._activate_(logits.clone()) if self._loss.of_logits else loss_input
+        loss_scores: list[float] = torch.atleast_1d(
+            self._loss.score(predictions, self._targets, self._weights)
+        ).tolist()
+        losses = self._losses(loss_input)
+        lowest = [min(values) for values in zip(losses, *scaled, strict=True)]
+        scored = enumerate(zip(loss_scores, losses, lowest, strict=True))
+        return [(self._score(k, score, loss, low), loss) for k, (score, loss, low) in scored]
+
+    def _losses(self, loss_input: Tensor) -> list[float]:
+        """Loss of each network for what the loss takes, logits or predictions, which is overwritten."""
+        self._loss.to_delta_(loss_input, self._targets, self._loss_terms)  # for the loss terms
         row_losses = self._loss.row_losses(self._loss_terms, self._targets)
-        losses = weighted_mean(row_losses, self._weights).reshape(-1).tolist()
-        scores = torch.atleast_1d(loss_scores).tolist()
-        return [(self._score(k, score, loss), loss) for k, (score, loss) in enumerate(zip(scores, losses, strict=True))]
+        losses: list[float] = weighted_mean(row_losses, self._weights).reshape(-1).tolist()
+        return losses
+
+    def _to_loss_input(self, logits: Tensor) -> Tensor:
+        return logits if self._loss.of_logits else self._activate_(logits)
 
     def _logits(self) -> Tensor:
         if len(self._blocks) == 1:
@@ -70,10 +84,10 @@ class Validator:
             return forward(batch)
         return torch.cat([forward(batch).clone() for forward, batch in self._blocks], -1)
 
-    def _score(self, k: int, loss_score: float, loss: float) -> float:
+    def _score(self, k: int, loss_score: float, loss: float, lowest_loss: float) -> float:
         options = self._options[k]
         if options.scores_loss:
-            return -loss
+            return -lowest_loss
         if options.scoring is None or not math.isfinite(loss):  # scorers raise for predictions that are not finite
             return loss_score
         return options.scoring(self._network, k)

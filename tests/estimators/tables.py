@@ -6,6 +6,8 @@ from sklearn.datasets import load_diabetes
 
 #: A small ensemble.
 SMALL = {"n_estimators": 3, "hidden_layer_sizes": (16, 8), "max_iter": 4, "random_state": 0}
+#: One whose networks are all of one shape.
+ONE_STACK = SMALL | {"numerical_embedding": "piecewise_linear"}
 
 
 def table(n_rows=150, seed=0):

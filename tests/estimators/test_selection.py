@@ -92,7 +92,7 @@ def test_defaults_go_by_the_size_of_the_data(n_rows, is_regression, expected):
 def test_many_numbers_have_fewer_bins_each(n_numbers, is_regression, n_bins):
     sizes = {"n_rows": 10000, "n_train": 8750, "is_regression": is_regression}
     settings = default_settings((8,), "auto", None, n_numbers=n_numbers, **sizes)
-    assert (settings.n_bins, settings.numerical_embedding) == (n_bins, "piecewise_linear")
+    assert (settings.n_bins, settings.numerical_embedding) == (n_bins, "auto")
     too_many = default_settings((8,), "auto", None, n_numbers=513 if is_regression else 257, **sizes)
     assert too_many.numerical_embedding is None
     explicit = default_settings((8,), "piecewise_linear", None, n_numbers=5000, **sizes)

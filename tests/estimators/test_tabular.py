@@ -20,7 +20,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sktorch_mlp import TabularMLPClassifier, TabularMLPRegressor
 from sktorch_mlp._estimators import candidates, table_data, tabular
 from sktorch_mlp._estimators.inputs import Inputs
-from tests.estimators.tables import SMALL, numbers, table
+from tests.estimators.tables import ONE_STACK, SMALL, numbers, table
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +44,10 @@ def trained(monkeypatch):
 # The ensemble ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("embedding", ["piecewise_linear", "periodic", None])
+@pytest.mark.parametrize("embedding", ["auto", "piecewise_linear", "periodic", None])
 def test_the_stack_equals_networks_trained_alone(embedding, monkeypatch):
     X, y = table()
-    model = TabularMLPClassifier(**SMALL | {"dtype": "float64", "numerical_embedding": embedding})
+    model = TabularMLPClassifier(**SMALL | {"n_estimators": 4, "dtype": "float64", "numerical_embedding": embedding})
     stack = clone(model).fit(X, y)
     monkeypatch.setattr(candidates.Candidate, "stacks", lambda self: [[fit] for fit in self.fits])
     alone = clone(model).fit(X, y)
@@ -64,10 +64,25 @@ def test_the_ensemble_is_the_average_of_its_members(fitted):
     np.testing.assert_array_equal(fitted.estimator_weights_, np.full(3, 1 / 3))
 
 
+def test_some_members_have_waves_in_place_of_bins():
+    X, y = table()
+    model = TabularMLPClassifier(**SMALL | {"n_estimators": 8}).fit(X, y)
+    embeddings = [member.numerical_embedding for member in model.estimators_]
+    assert embeddings == ["piecewise_linear"] * 4 + ["periodic"] * 4
+    assert len(model._ensemble.stacks) == 2
+    probabilities = [member.predict_proba(X) for member in model.estimators_]
+    np.testing.assert_allclose(model.predict_proba(X), np.mean(probabilities, axis=0), rtol=1e-5, atol=1e-7)
+    assert not np.isnan(model.oof_prediction_).any()
+    for k, member in enumerate(model.estimators_):
+        assert [r["estimator"] for r in member.history_] == [k] * member.n_iter_
+    without_numbers = TabularMLPClassifier(**SMALL | {"n_estimators": 8}).fit(X[["color", "flag"]], y)
+    assert len(without_numbers._ensemble.stacks) == 1
+
+
 def test_members_share_the_memory_of_the_stack(fitted):
-    flat = fitted._ensemble.stacks[0].flat
-    for k, member in enumerate(fitted.estimators_):
-        assert np.shares_memory(member._ensemble.stacks[0].flat, flat[k])
+    flat = [parameters for stack in fitted._ensemble.stacks for parameters in stack.flat]
+    for member, parameters in zip(fitted.estimators_, flat, strict=True):
+        assert np.shares_memory(member._ensemble.stacks[0].flat, parameters)
     assert member.n_estimators == len(member.estimators_) == 1
 
 
@@ -78,7 +93,8 @@ def test_predictions_are_those_of_the_last_validation(trained):
     for member, fit in zip(model.estimators_, trained[0].fits, strict=True):
         (rows,) = fit.data.validation.indices
         loss = log_loss(y[rows], member.predict_proba(X.iloc[rows]), labels=model.classes_)
-        assert loss == pytest.approx(-fit.progress.best_validation_score, rel=1e-9)
+        best = fit.progress.validation_losses[fit.progress.best_n_iter - 1]
+        assert loss == pytest.approx(best, rel=1e-9)
 
 
 @pytest.mark.parametrize("n_rows", [1, 63, 64, 65, 1000])
@@ -126,22 +142,31 @@ def test_validation_fraction_is_the_size_of_a_fold(trained, fraction, expected):
     assert (0 if validation is None else len(validation.indices[0])) == expected
 
 
-def test_each_member_keeps_its_best_epoch(trained):
+@pytest.mark.parametrize("params", [{}, {"scoring": "loss"}, {"n_estimators": 1}], ids=str)
+def test_each_member_keeps_its_best_epoch(params, trained):
+    """By the loss of the logits at their best scale, where there are others to average with."""
     X, y = table()
-    TabularMLPClassifier(**SMALL | {"max_iter": 30, "hidden_layer_sizes": (128,)}).fit(X, np.roll(y, 1))
+    settings = SMALL | {"max_iter": 30, "hidden_layer_sizes": (128,)}
+    TabularMLPClassifier(**settings | params).fit(X, np.roll(y, 1))
     for fit in trained[0].fits:
-        losses = fit.progress.validation_losses
-        assert -fit.progress.best_validation_score == min(losses)
+        scores, losses = fit.progress.validation_scores, np.array(fit.progress.validation_losses)
+        assert fit.progress.best_validation_score == max(scores)
+        assert fit.progress.best_n_iter == np.argmax(scores) + 1
+        if params:
+            np.testing.assert_array_equal(scores, -losses)
+        else:
+            assert (scores >= -losses).all()
+            assert (scores > -losses).any()
     assert any(np.argmin(fit.progress.validation_losses) + 1 < fit.progress.n_epochs for fit in trained[0].fits)
 
 
 def test_training_ends_when_no_member_has_become_better():
     X, y = numbers()
-    model = TabularMLPRegressor(**SMALL | {"max_iter": 300, "hidden_layer_sizes": (64,)}).fit(
+    model = TabularMLPRegressor(**ONE_STACK | {"max_iter": 300, "hidden_layer_sizes": (64,)}).fit(
         X, np.random.RandomState(0).permutation(y)
     )
-    losses = pd.DataFrame(model.history_).pivot_table(index="epoch", columns="estimator", values="validation_loss")
-    best = losses.idxmin()
+    scores = pd.DataFrame(model.history_).pivot_table(index="epoch", columns="estimator", values="validation_score")
+    best = scores.idxmax()
     assert 12 <= model.n_iter_ - best.max() <= 14
     assert model.n_iter_ < 300
 
@@ -180,7 +205,8 @@ def test_validation_data_take_the_place_of_held_out_rows(trained):
     for member, fit in zip(model.estimators_, trained[0].fits, strict=True):
         assert len(fit.data.train.indices[0]) == len(X)
         loss = log_loss(y_val, member.predict_proba(X_val), labels=model.classes_)
-        assert loss == pytest.approx(-fit.progress.best_validation_score, rel=1e-9)
+        best = fit.progress.validation_losses[fit.progress.best_n_iter - 1]
+        assert loss == pytest.approx(best, rel=1e-9)
 
 
 def test_a_scorer_sees_the_held_out_rows_of_each_member(trained):
@@ -409,7 +435,7 @@ def test_a_pickle_predicts_the_same_and_has_the_weights_once(fitted):
     dumped = pickle.dumps(fitted)
     np.testing.assert_array_equal(pickle.loads(dumped).predict_proba(X), fitted.predict_proba(X))
     model = TabularMLPClassifier(**SMALL | {"hidden_layer_sizes": (256, 256)}).fit(*table())
-    assert len(pickle.dumps(model)) < 1.2 * model._ensemble.stacks[0].flat.nbytes
+    assert len(pickle.dumps(model)) < 1.2 * sum(stack.flat.nbytes for stack in model._ensemble.stacks)
 
 
 def test_a_failing_fit_leaves_a_fitted_model(fitted):

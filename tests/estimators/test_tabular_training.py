@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sktorch_mlp import TabularMLPClassifier, TabularMLPRegressor
 from sktorch_mlp._estimators import candidates
 from sktorch_mlp._training.loop import train
-from tests.estimators.tables import SMALL, numbers, table
+from tests.estimators.tables import ONE_STACK, SMALL, numbers, table
 from tests.interop.recorder import Recorder
 
 
@@ -68,6 +68,15 @@ def test_losers_of_a_pack_stop_early():
     board = TabularMLPRegressor(**SMALL | pack | {"hidden_layer_sizes": (64,)}).fit(X, y).leaderboard_
     assert board["n_iter"].iloc[0] == 16
     assert (board["n_iter"].iloc[1:] < 16).all()
+
+
+def test_halving_compares_networks_that_hold_out_the_same_rows():
+    X, y = numbers()
+    pack = {"hyperparameters": {"learning_rate_init": [1e-9, 2e-9]}, "n_estimators": 8, "max_iter": 16}
+    history = pd.DataFrame(TabularMLPRegressor(**SMALL | pack).fit(X, y).history_)
+    n_epochs = history.groupby(["candidate", "estimator"])["epoch"].max().unstack()
+    assert (n_epochs.loc[0] == 16).all()
+    assert (n_epochs.loc[1:] < 16).all(axis=None)  # both stacks of each loser
 
 
 def test_losses_of_the_leaderboard_are_losses_whatever_the_score():
@@ -157,7 +166,7 @@ def test_the_rate_falls_to_zero_within_a_time_limit(seconds_of_epochs):
     seconds_of_epochs[:] = [1.0]
     X, y = numbers()
     with pytest.warns(ConvergenceWarning, match="ended training after 20 of 500 epochs"):
-        model = TabularMLPRegressor(**SMALL | {"max_iter": 500, "time_limit": 20.0}).fit(X, y)
+        model = TabularMLPRegressor(**ONE_STACK | {"max_iter": 500, "time_limit": 20.0}).fit(X, y)
     rates = [r["learning_rate"] for r in model.history_ if r["estimator"] == 0]
     assert len(rates) == 20
     assert rates[-1] < 0.01 * rates[0]
@@ -169,8 +178,8 @@ def test_a_slow_first_epoch_does_not_shorten_training(seconds_of_epochs):
     X, y = numbers()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        limited = TabularMLPRegressor(**SMALL | {"max_iter": 20, "time_limit": 20.0}).fit(X, y)
-    free = TabularMLPRegressor(**SMALL | {"max_iter": 20}).fit(X, y)
+        limited = TabularMLPRegressor(**ONE_STACK | {"max_iter": 20, "time_limit": 20.0}).fit(X, y)
+    free = TabularMLPRegressor(**ONE_STACK | {"max_iter": 20}).fit(X, y)
     rates = [[r["learning_rate"] for r in model.history_ if r["estimator"] == 0] for model in (limited, free)]
     assert len(rates[0]) == 20
     assert rates[0][-1] == rates[1][-1]
@@ -181,7 +190,7 @@ def test_the_default_of_a_pack_has_all_the_time_it_needs(seconds_of_epochs):
     X, y = numbers()
     pack = {"hyperparameters": {"learning_rate_init": [1e-4, 2e-4, 3e-4]}, "max_iter": 10, "time_limit": 14.0}
     with pytest.warns(ConvergenceWarning):
-        board = TabularMLPRegressor(**SMALL | pack).fit(X, y).leaderboard_.set_index("candidate")
+        board = TabularMLPRegressor(**ONE_STACK | pack).fit(X, y).leaderboard_.set_index("candidate")
     assert board["n_iter"][0] == 10  # 4 seconds are left, and 5 would be enough for another one
     assert list(board.index) == [0]
 
@@ -193,7 +202,7 @@ def test_no_warning_without_a_time_limit_that_was_reached():
 
 
 def test_a_line_for_each_epoch(capsys):
-    TabularMLPClassifier(**SMALL, verbose=True).fit(*table())
+    TabularMLPClassifier(**ONE_STACK, verbose=True).fit(*table())
     lines = capsys.readouterr().out.splitlines()
     assert [re.match(r"Epoch (\d), 3 networks: loss = \S+, validation loss = \S+", line)[1] for line in lines] == list(
         "1234"

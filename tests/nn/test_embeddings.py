@@ -170,7 +170,9 @@ def test_parameters_begin_as_documented():
     frequencies, phases = drawn[4001 * 3 :].reshape(2, -1)
     assert not vectors[0].any()  # missing and unknown levels
     assert abs(vectors[1:].std() - 0.1) < 0.005
-    assert abs(frequencies.std() - 0.1) < 0.005
+    standardized = frequencies.reshape(-1, 2000) / np.geomspace(0.05, 1.5, 2000)
+    assert abs(standardized.std() - 1) < 0.05
+    assert abs(standardized[:, :1000].std() - 1) < 0.05  # low and high ones
     assert -0.5 <= phases.min() < -0.49
     assert 0.49 < phases.max() <= 0.5
 

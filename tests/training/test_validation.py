@@ -115,6 +115,22 @@ def test_a_fit_may_have_a_scorer_of_its_own_or_be_scored_by_its_loss():
     assert [loss for _, loss in results] == [loss for _, loss in plain]
 
 
+@pytest.mark.parametrize(
+    "loss", [LogLoss(3), CallableLoss(nn.functional.cross_entropy, LogLoss(3), has_sample_weight=False)]
+)
+def test_the_score_may_be_the_lowest_loss_of_scaled_logits(loss):
+    factors = (1.0, 0.7, 0.4)
+    network = _network(3, 3)
+    samples, parts = _samples(lambda rng, n: torch.from_numpy(rng.randint(0, 3, (1, n))), [40] * 3, weighted=False)
+    results = _validate(network, loss, samples, [replace(OPTIONS, scores_loss=True, logit_factors=factors)] * 3)
+    for k, (part, (score, reported)) in enumerate(zip(parts, results, strict=True)):
+        X, y, _ = _used(part)
+        logits = network.member(k)(X).detach()
+        losses = [log_loss(y.ravel(), (factor * logits).softmax(1).numpy(), labels=range(3)) for factor in factors]
+        assert (score, reported) == pytest.approx((-min(losses), losses[0]))
+        assert score > -reported  # labels at random: every network is too sure of itself
+
+
 def test_predictions_that_are_not_finite_score_nan():
     network = _network(2, 1)
     network.flat.data[1].fill_(float("nan"))
