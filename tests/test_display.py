@@ -146,6 +146,8 @@ def test_ensembles(ensemble, members):
 def test_a_member_and_a_regressor(ensemble):
     display = LossCurveDisplay.from_estimator(ensemble.estimators_[0])
     assert not display.bands_
+    scores = [record["validation_score"] for record in ensemble.estimators_[0].history_]
+    assert display.lines_[-1].get_xdata() == 1 + np.argmax(scores)
     regressor = TabularMLPRegressor(**SMALL_TABLE, validation_fraction=0).fit(X, NUMBERS)
     assert labels_of(LossCurveDisplay.from_estimator(regressor)) == ["training loss"]
 

@@ -182,7 +182,7 @@ def _curve(
     curve = LossCurve(name, loss, _if_known(validation_loss), _if_known(validation_score), step=step)
     if best_epoch is not None:
         curve.best_epoch = np.array([best_epoch])
-    elif len(networks) > 1 and curve.validation_score is not None:  # of tables: each has kept its best epoch
+    elif "candidate" in networks[0][0] and curve.validation_score is not None:  # each keeps the epoch of its best score
         curve.best_epoch = 1 + np.nanargmax(curve.validation_score, axis=1)
     elif curve.validation_loss is not None:
         curve.best_epoch = 1 + np.nanargmin(curve.validation_loss, axis=1)
