@@ -11,12 +11,12 @@ from sktorch_mlp._nn.tensors import to_numpy
 
 from .compat import RegressorMixin, fit_context, with_callbacks
 from .inputs import Inputs
-from .tabular import BaseTabularMLP
+from .tabular_conversions import ConvertibleEnsemble
 from .targets import StandardizedTargets
 
 
 @dataclass(eq=False, repr=False)
-class TabularMLPRegressor(RegressorMixin, BaseTabularMLP):
+class TabularMLPRegressor(RegressorMixin, ConvertibleEnsemble):
     """Regressor for raw tables: an ensemble of small networks, trained side by side.
 
     Takes frames as they are, with categories, strings and missing values, and targets of any scale.
