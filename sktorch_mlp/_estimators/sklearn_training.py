@@ -101,10 +101,10 @@ def _to_flat(arrays: list[np.ndarray], network: StackedMLP) -> Tensor:
     flat = torch.zeros_like(network.flat.detach())
     coefs, intercepts = network.views(flat)
     for view, array in zip([*coefs, *intercepts], arrays, strict=True):
-        view[0].copy_(as_tensor(array).T)  # intercepts have one axis, which this leaves as it is
+        view[0].copy_(as_tensor(array.T))
     return flat
 
 
 def _to_arrays(flat: Tensor, network: StackedMLP) -> list[np.ndarray]:
     coefs, intercepts = network.views(flat.cpu())
-    return [np.array(view[0].T.numpy(), order="C") for view in (*coefs, *intercepts)]
+    return [np.array(view[0].numpy().T, order="C") for view in (*coefs, *intercepts)]
