@@ -50,14 +50,14 @@ def check_activations(activations: tuple[ActivationLike, ...]) -> None:
         if not isinstance(activation, str):
             name = getattr(activation, "__name__", repr(activation))
             raise ValueError(
-                f"activation={name} is a function, which has no ONNX form. Use one of {sorted(_ACTIVATIONS)}."
+                f"activation={name} is a function, which has no ONNX form. Use one of {sorted(ACTIVATIONS)}."
             )
 
 
 def write_activation(graph: Graph, activation: ActivationLike, units: str) -> str:
     """Write an activation that `check_activations` has passed."""
     assert isinstance(activation, str)
-    return _ACTIVATIONS[activation](graph, units)
+    return ACTIVATIONS[activation](graph, units)
 
 
 def write_outputs(graph: Graph, activation: str, logits: str) -> str:
@@ -124,7 +124,7 @@ def _operator(op_type: str) -> Callable[[Graph, str], str]:
     return lambda graph, units: graph(op_type, units)
 
 
-_ACTIVATIONS: dict[str, Callable[[Graph, str], str]] = {
+ACTIVATIONS: dict[str, Callable[[Graph, str], str]] = {
     "identity": lambda graph, units: units,
     "logistic": _operator("Sigmoid"),
     "tanh": _operator("Tanh"),

@@ -156,10 +156,16 @@ def _levels_of_numbers(level_of: dict[Any, int], kind: str) -> dict[float, int]:
     by_value: dict[float, int] = {}
     for key, level in level_of.items():
         number = _parse(key, kind) if isinstance(key, str) else key
-        type_ = float if kind == "f" else int
-        if number is not None and type_(number) == number:  # else no input of this kind equals it
-            (by_text if isinstance(key, str) else by_value)[type_(number)] = level
+        if number is not None and _is_possible(number, kind):
+            (by_text if isinstance(key, str) else by_value)[number] = level
     return by_text | by_value
+
+
+def _is_possible(number: float, kind: str) -> bool:
+    """Whether an input of a kind can equal a number."""
+    if kind == "f":
+        return float(number) == number
+    return (isinstance(number, int) or number.is_integer()) and abs(number) < 2**63
 
 
 def _parse(text: str, kind: str) -> float | None:

@@ -110,7 +110,7 @@ class _Converter:
         assert classes is not None
         if len(classes) < 2:
             raise ValueError(
-                f"The classifier knows one class, {classes[0]!r}, for which there are no probabilities in ONNX."
+                f"The classifier knows one class, {classes.tolist()[0]!r}, for which there are no probabilities in ONNX."
             )
         if scope.get_options(operator.raw_operator, {"nocl": False})["nocl"]:
             return np.arange(len(classes))

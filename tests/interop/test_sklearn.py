@@ -39,7 +39,19 @@ SOLVERS = {
     "lbfgs": {"solver": "lbfgs"},
 }
 #: What is fitted in public, where there is.
-ATTRIBUTES = ["n_features_in_", "n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_", "loss_", "loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_"]
+ATTRIBUTES = [
+    "n_features_in_",
+    "n_iter_",
+    "t_",
+    "n_layers_",
+    "n_outputs_",
+    "out_activation_",
+    "loss_",
+    "loss_curve_",
+    "best_loss_",
+    "validation_scores_",
+    "best_validation_score_",
+]
 #: Both add up in another order; training goes on from there.
 RTOL = 1e-10
 
@@ -224,7 +236,7 @@ def test_what_scikit_learn_lacks_is_refused_by_name(params, message):
 @pytest.mark.parametrize("loss", ["huber", "quantile", torch.nn.functional.mse_loss])
 def test_losses_that_scikit_learn_lacks_are_refused(loss):
     ours = MLPTorchRegressor(loss=loss, **SMALL).fit(X, NUMBERS)
-    with pytest.raises(ValueError, match="^loss="):
+    with pytest.raises(ValueError, match=r"^loss="):
         ours.to_sklearn()
     theirs = ours.set_params(loss="squared_error").to_sklearn()
     np.testing.assert_allclose(theirs.predict(X), ours.predict(X), rtol=RTOL)

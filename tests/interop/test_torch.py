@@ -323,7 +323,7 @@ def test_classes_have_to_fit_the_outputs():
         MLPTorchClassifier.from_torch(sequential().append(nn.Sigmoid()), ["a", "b", "c"])
     with pytest.raises(ValueError, match="exponential"):
         MLPTorchClassifier.from_torch(MLPTorchRegressor(loss="poisson", **SMALL).fit(X, NUMBERS).to_torch())
-    with pytest.raises(ValueError, match="logistic outputs, which are probabilities. Use MLPTorchClassifier"):
+    with pytest.raises(ValueError, match=r"logistic outputs, which are probabilities\. Use MLPTorchClassifier"):
         MLPTorchRegressor.from_torch(sequential().append(nn.Sigmoid()))
 
 
