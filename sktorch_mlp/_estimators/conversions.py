@@ -12,7 +12,6 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sktorch_mlp._data.device import resolve_device, training_dtype
-from sktorch_mlp._interop import sklearn as _sklearn
 from sktorch_mlp._interop import torch as _torch
 from sktorch_mlp._interop.description import Network, OptimizerState, Outputs
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP, per_hidden_layer
@@ -58,7 +57,9 @@ class ConvertibleMLP(BaseMLPTorch):
         NotFittedError
             If it is not fitted.
         """
-        theirs = _sklearn.read(fitted, is_classifier=hasattr(cls, "predict_proba"))
+        from sktorch_mlp._interop.sklearn import read  # loads MLPs of scikit-learn, which few need
+
+        theirs = read(fitted, is_classifier=hasattr(cls, "predict_proba"))
         model = cls(**theirs.params, device=device)
         attributes = theirs.attributes
         progress = read_progress(attributes, theirs.n_epochs_no_change)
@@ -89,13 +90,14 @@ class ConvertibleMLP(BaseMLPTorch):
             If a parameter has a value that scikit-learn lacks, such as ``normalization="batch"``. Where it is without
             effect on predictions, as ``dropout=0.2`` is, `set_params` can take it back first.
         """
+        from sktorch_mlp._interop.sklearn import ATTRIBUTES, FittedSklearn, make
+
         check_is_fitted(self, "coefs_")
-        names = [name for name in _sklearn.ATTRIBUTES if hasattr(self, name)]
-        attributes = {name: getattr(self, name) for name in names}
+        attributes = {name: getattr(self, name) for name in ATTRIBUTES if hasattr(self, name)}
         if not self.early_stopping and "validation_scores_" in attributes:
             attributes["validation_scores_"] = None  # of X_val, which scikit-learn has not
-        return _sklearn.make(
-            _sklearn.FittedSklearn(
+        return make(
+            FittedSklearn(
                 params=self.get_params(deep=False),
                 network=self._describe(),
                 attributes=attributes,
