@@ -35,8 +35,16 @@ _VALUES = {
     "loss": {"log_loss", "squared_error", "poisson"},
 }
 
-#: Parameters that say where and in which precision to compute, not what.
-_IGNORED = {"device", "dtype"}
+#: Values with which a parameter that scikit-learn lacks does nothing; None for all others.
+_WITHOUT_EFFECT: dict[str, Any] = {
+    "dtype": "auto",
+    "dropout": 0.0,
+    "weight_init": "auto",
+    "weight_decay": "auto",
+    "warmup_fraction": "auto",
+    "label_smoothing": 0.0,
+    "quantile": 0.5,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,37 +132,35 @@ def make(fitted: FittedSklearn) -> Any:
 def _shared_params(class_: type, fitted: FittedSklearn) -> dict[str, Any]:
     """Parameters that scikit-learn has, once those that it lacks are found to be without effect."""
     params = dict(fitted.params)
-    if fitted.network.norms:
+    if fitted.network.norms:  # also where the parameter has been taken back
         params["normalization"] = fitted.network.normalization
-    activation = params["activation"]
-    if not isinstance(activation, str) and len(set(fitted.network.activations)) == 1:
+    if not isinstance(params["activation"], str) and len(set(fitted.network.activations)) == 1:
         params["activation"] = fitted.network.activations[0]
     names = set(class_().get_params())
     for name, value in params.items():
-        if name in names or name == "loss":
-            if name in _VALUES and not (isinstance(value, str) and value in _VALUES[name]):
+        if name in _VALUES:
+            if not (isinstance(value, str) and value in _VALUES[name]):
                 raise ValueError(_refusal(name, value, f"use one of {sorted(_VALUES[name])}"))
-        elif name not in _IGNORED or value == "bfloat16":
-            default = _DEFAULTS.get(name)
-            if np.any(value) if name == "dropout" else value is not default and value != default:
-                raise ValueError(_refusal(name, value, f"set_params({name}={default!r})"))
+        elif name not in names and _has_effect(name, value):
+            raise ValueError(_refusal(name, value, f"set_params({name}={_WITHOUT_EFFECT.get(name)!r})"))
     return copy.deepcopy({name: value for name, value in params.items() if name in names})
 
 
-#: Values of our parameters with which there is nothing that scikit-learn lacks, where they are not None.
-_DEFAULTS: dict[str, Any] = {
-    "dtype": "auto",
-    "dropout": 0.0,
-    "weight_init": "auto",
-    "weight_decay": "auto",
-    "warmup_fraction": "auto",
-    "label_smoothing": 0.0,
-    "quantile": 0.5,
-}
+def _has_effect(name: str, value: Any) -> bool:
+    if name == "device":
+        return False
+    if name == "dtype":
+        return bool(value == "bfloat16")
+    if name == "dropout":
+        return bool(np.any(value))
+    return value != _WITHOUT_EFFECT[name] if name in _WITHOUT_EFFECT else value is not None
 
 
 def _refusal(name: str, value: Any, remedy: str) -> str:
     lacks = f"{name}={value!r} has no counterpart in scikit-learn's MLP."
     if name in ("activation", "normalization"):
         return lacks
-    return f"{lacks} Predictions do not depend on it, but further training does. To convert the model all the same, {remedy} first."
+    return (
+        f"{lacks} Predictions do not depend on it, but further training does. To convert the model all the same, {remedy} "
+        "first."
+    )

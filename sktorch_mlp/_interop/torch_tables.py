@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sktorch_mlp._nn.embeddings import TableEmbedding
+from sktorch_mlp._nn.tensors import most_precise_dtype
 
 from .description import Columns, Ensemble, Network, Outputs, Stack
 from .torch import to_sequential
@@ -25,7 +26,8 @@ _ACTIVATE: dict[str, Any] = {
 def to_module(ensemble: Ensemble, device: torch.device) -> nn.Module:
     """Copy an ensemble into a module, in evaluation mode."""
     with torch.inference_mode(False):  # the module outlives it
-        return EnsembleModule(ensemble).to(device).eval()
+        module = EnsembleModule(ensemble).eval()
+        return (module if most_precise_dtype(device) == torch.float64 else module.float()).to(device)
 
 
 class EnsembleModule(nn.Module):

@@ -248,6 +248,15 @@ def test_a_normalization_stays_refused_when_its_parameter_is_taken_back():
         ours.to_sklearn()
 
 
+def test_rounding_in_training_is_refused():
+    """Not every processor can train so, but any can be told to."""
+    ours = MLPTorchClassifier(**SMALL).fit(X, LABELS).set_params(dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"^dtype='bfloat16'.*set_params\(dtype='auto'\)"):
+        ours.to_sklearn()
+    with pytest.raises(ValueError, match=r"^dtype='bfloat16'.*set_params\(dtype='auto'\)"):
+        ours.to_skorch()
+
+
 def test_equal_values_for_all_layers_are_one():
     params = {"activation": ["tanh", "tanh"], "dropout": [0, 0.0], "hidden_layer_sizes": (3, 2)}
     ours = MLPTorchClassifier(**SMALL | params).fit(X, LABELS)

@@ -236,6 +236,15 @@ def test_what_layers_lack_does_nothing_until_it_is_trained():
     assert model.intercepts_[1].any()
 
 
+def test_a_warm_start_goes_on_from_a_module():
+    model = MLPTorchClassifier.from_torch(sequential()).set_params(warm_start=True, max_iter=3, random_state=0)
+    first = model.fit(X, LABELS).loss_curve_[0]
+    fresh = MLPTorchClassifier.from_torch(sequential()).set_params(random_state=0).partial_fit(X, LABELS)
+    assert first == pytest.approx(fresh.loss_, rel=1e-5)
+    with pytest.raises(ValueError, match="same classes"):
+        model.fit(X, LABELS + 1)
+
+
 def test_small_floats_become_float32():
     module = sequential().bfloat16()
     model = MLPTorchRegressor.from_torch(module)

@@ -4,12 +4,15 @@ import pickle
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 import torch
 from sklearn.exceptions import NotFittedError
 
 from sktorch_mlp import TabularMLPClassifier, TabularMLPRegressor
+from sktorch_mlp._interop import torch_tables
 from tests.estimators.tables import SMALL, numbers
 from tests.interop.wide_tables import CATEGORIES, PACK, wide_table
 
@@ -71,6 +74,21 @@ def test_encode_keeps_columns_in_their_place():
         model.encode(frame[["size", "color", "constant"]])
     with pytest.raises(ValueError, match=r"X has 2 columns, but 3 are expected\."):
         model.to_torch()(torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize("to_other", [pl.from_pandas, pa.Table.from_pandas], ids=["polars", "pyarrow"])
+def test_frames_of_other_libraries_are_encoded_alike(to_other):
+    model = TabularMLPClassifier(**SMALL).fit(FRAME, Y)
+    np.testing.assert_array_equal(model.encode(to_other(FRAME)), model.encode(FRAME))
+
+
+def test_a_device_without_float64_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(torch_tables, "most_precise_dtype", lambda device: torch.float32)
+    model = TabularMLPClassifier(**SMALL).fit(FRAME, Y)
+    module = model.to_torch()
+    assert {tensor.dtype for tensor in module.state_dict().values() if tensor.is_floating_point()} == {torch.float32}
+    rows = model.encode(FRAME).astype(np.float32)
+    np.testing.assert_allclose(call(module, rows), model.predict_proba(FRAME), atol=1e-5)
 
 
 def test_a_module_is_on_its_own_and_can_be_trained():
