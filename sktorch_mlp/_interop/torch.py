@@ -125,7 +125,7 @@ def read_sequential(module: Any) -> Network:
     for name, part in _flatten(module):
         problem = _add(layers, part)
         if problem:
-            raise ValueError(f"Module {name}, {part}, {problem}. {_SUPPORTED}")
+            raise ValueError(f"Module {name}, {_in_one_line(part)}, {problem}. {_SUPPORTED}")
     if not layers:
         raise ValueError(f"The module has no Linear. {_SUPPORTED}")
     *hidden, last = layers
@@ -144,6 +144,11 @@ def read_sequential(module: Any) -> Network:
         norms=norms if norms and norms[0] else (),
         dropout=tuple(layer.dropout or 0.0 for layer in hidden),
     )
+
+
+def _in_one_line(part: nn.Module) -> str:
+    """The module with its settings; of one that has others within, its class."""
+    return type(part).__name__ if "\n" in str(part) else str(part)
 
 
 def _is_sequential(module: nn.Module) -> bool:
@@ -170,7 +175,7 @@ def _add(layers: list[_Layer], part: nn.Module) -> str:
         layers.append(_Layer(part))
         return ""
     if not layers:
-        return "comes before the first Linear"
+        return "stands where the first Linear is expected"
     layer = layers[-1]
     if isinstance(part, nn.Softmax | nn.LogSoftmax):
         layer.is_softmax = True

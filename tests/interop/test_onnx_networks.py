@@ -51,7 +51,7 @@ def test_all_kinds_of_classes(target, sizes, fitted, dtype):
 
 @pytest.mark.parametrize("y", [NUMBERS, TWO_NUMBERS], ids=["number", "two numbers"])
 @pytest.mark.parametrize(
-    "loss", ["squared_error", "poisson", "absolute_error", "huber", "quantile", nn.functional.mse_loss], ids=str
+    "loss", ["squared_error", "poisson", "absolute_error", "huber", "quantile", nn.functional.mse_loss]
 )
 def test_all_losses(loss, y):
     model = MLPTorchRegressor(loss=loss, **SMALL).fit(X, y)
@@ -76,7 +76,9 @@ def test_integers_are_numbers():
         np.testing.assert_allclose(probabilities, model.predict_proba(rows), atol=1e-5)
 
 
-@pytest.mark.parametrize("activation", [torch.sin, nn.LeakyReLU(0.3), ["relu", torch.sin]], ids=str)
+@pytest.mark.parametrize(
+    "activation", [torch.sin, nn.LeakyReLU(0.3), ["relu", torch.sin]], ids=["function", "module", "one of two"]
+)
 def test_functions_are_refused_by_name(activation):
     model = MLPTorchClassifier(
         **SMALL | {"activation": activation, "hidden_layer_sizes": (3, 2)[: np.size(activation)]}

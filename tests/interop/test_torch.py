@@ -257,7 +257,11 @@ LINEAR = nn.Linear(4, 4)
 WRONG = {
     "no activation of rows": ([LINEAR, nn.Softmax(0), LINEAR], r"Module 1, Softmax\(dim=0\), is not over the units"),
     "softmax inside": ([LINEAR, nn.Softmax(1), nn.Linear(4, 3)], "Module 2, Linear.*, comes after Softmax"),
-    "convolution": ([nn.Conv1d(4, 4, 1), LINEAR], r"Module 0, Conv1d\(.*, comes before the first Linear"),
+    "convolution": ([nn.Conv1d(4, 4, 1), LINEAR], r"Module 0, Conv1d\(.*, stands where the first Linear is expected"),
+    "parametrized": (
+        [nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))],
+        "Module 0, ParametrizedLinear, stands where",
+    ),
     "flatten": ([nn.Flatten(), LINEAR], r"Module 0, Flatten"),
     "nested": (
         [LINEAR, nn.Sequential(nn.ReLU(), nn.Conv1d(4, 4, 1)), nn.Linear(4, 3)],
