@@ -9,10 +9,11 @@ import torch
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.model_selection import GridSearchCV
+from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import scale
 from skorch.callbacks import LRScheduler
 
-from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, stacked_fits
+from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, TabularMLPClassifier, stacked_fits
 
 pytestmark = [
     pytest.mark.gpu,
@@ -138,3 +139,24 @@ def test_a_pickle_opens_without_a_gpu(monkeypatch):
         loaded = pickle.loads(pickled)
     np.testing.assert_allclose(loaded.predict_proba(X), expected, rtol=1e-4, atol=1e-6)
     loaded.set_params(device="cpu").partial_fit(X, Y)
+
+
+def test_models_of_other_libraries_come_to_the_gpu_and_go():
+    theirs = MLPClassifier(max_iter=5, random_state=0).fit(X, Y)
+    model = MLPTorchClassifier.from_sklearn(theirs, device="cuda")
+    assert model.device_.type == "cuda"
+    np.testing.assert_allclose(model.predict_proba(X), theirs.predict_proba(X), rtol=1e-3, atol=1e-5)
+    model.partial_fit(X, Y)
+    given = model.to_sklearn().partial_fit(X, Y)
+    np.testing.assert_allclose(model.partial_fit(X, Y).predict_proba(X), given.predict_proba(X), rtol=1e-3, atol=1e-5)
+    module = model.to_torch(probabilities=True)
+    assert module[0].weight.device.type == "cuda"
+    back = MLPTorchClassifier.from_torch(module, device="cpu")
+    np.testing.assert_allclose(back.predict_proba(X), model.predict_proba(X), rtol=1e-3, atol=1e-5)
+    model.to_skorch().set_params(max_epochs=1).partial_fit(X.astype(model.coefs_[0].dtype), Y)
+
+
+def test_a_module_of_an_ensemble_is_on_the_gpu():
+    model = TabularMLPClassifier(n_estimators=2, max_iter=3, random_state=0, device="cuda").fit(X, Y)
+    probabilities = model.to_torch()(torch.from_numpy(model.encode(X)).cuda())
+    np.testing.assert_allclose(probabilities.detach().cpu().numpy(), model.predict_proba(X), atol=1e-5)

@@ -30,7 +30,7 @@ from .tables import (
 _BLOCK_ROWS = 2**16
 
 #: Standardized numbers lie within plus and minus this.
-_LARGEST = 1e6
+LARGEST = 1e6
 
 #: By subnormal numbers, some processors do not divide.
 _SMALLEST_SCALE = 1e-300
@@ -119,7 +119,8 @@ class CategoryColumn:
         return cls(index, name, tuple(levels), has_missing) if levels and len(levels) + has_missing > 1 else None
 
     @cached_property
-    def _positions(self) -> dict[Level, int]:
+    def positions(self) -> dict[Level, int]:
+        """Index of each level, by its value and by its text."""
         positions: dict[Level, int] = {text_of(level): position for position, level in enumerate(self.levels)}
         return positions | {level: position for position, level in enumerate(self.levels)}
 
@@ -130,7 +131,7 @@ class CategoryColumn:
         a column of strings, and "True" that of True in a column of bools.
         """
         codes, distinct = factorize(values)
-        positions = self._positions
+        positions = self.positions
         found = [positions.get(value, positions.get(text_of(value), -1)) for value in distinct]
         return np.array([*found, -1]).take(codes)  # the last one is that of code -1
 
@@ -222,32 +223,56 @@ class TableEncoder:
         """
         X = as_table(X)
         out = np.empty((X.shape[0], len(self.numbers) + len(self.categories)), dtype)
+        parameters = np.array([(number.center, number.scale) for number in self.numbers]).reshape(-1, 2) / 2
         for start in range(0, len(out), _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)
-            self._transform_rows(rows_of(X, rows), out[rows])
+            values, levels = self._read_rows(rows_of(X, rows))
+            with np.errstate(over="ignore"):
+                values /= 2  # differences of halves do not overflow
+                values -= parameters[:, 0]
+                values /= parameters[:, 1]
+            out[rows, : len(self.numbers)] = np.clip(values, -LARGEST, LARGEST, out=values)
+            for j, level_of in enumerate(levels, len(self.numbers)):
+                out[rows, j] = level_of
         return out
 
-    def _transform_rows(self, X: Any, out: np.ndarray) -> None:
-        n_numbers = len(self.numbers)
+    def read(self, X: Any) -> np.ndarray:
+        """Matrix of the columns of X at their place: numbers as they are, categories as the index of their level.
+
+        Parameters
+        ----------
+        X : as in `transform`
+
+        Returns
+        -------
+        matrix : ndarray of shape (n_rows, n_columns), float64
+            Columns that were left out are 0.
+        """
+        X = as_table(X)
+        values, levels = self._read_rows(X)
+        out = np.zeros(X.shape)
+        out[:, [number.index for number in self.numbers]] = values
+        for category, level_of in zip(self.categories, levels, strict=True):
+            out[:, category.index] = level_of
+        return out
+
+    def _read_rows(self, X: Any) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Numbers (n_rows, n_numbers) in float64, and the levels of each category."""
         array = as_array_of_numbers(X)
         columns = columns_of(X if array is None else array)
         if array is not None:
             values = to_float64(array[:, [number.index for number in self.numbers]])
         else:
-            values = np.empty((len(out), n_numbers))
+            values = np.empty((X.shape[0], len(self.numbers)))
             for j, number in enumerate(self.numbers):
                 values[:, j] = read_numbers(read_values(columns[number.index]), number.name)
         _check_finite(values, [number.name for number in self.numbers])
-        parameters = np.array([(number.center, number.scale) for number in self.numbers]).reshape(-1, 2) / 2
-        with np.errstate(over="ignore"):
-            values /= 2  # differences of halves do not overflow
-            values -= parameters[:, 0]
-            values /= parameters[:, 1]
-        out[:, :n_numbers] = np.clip(values, -_LARGEST, _LARGEST, out=values)
-        for j, category in enumerate(self.categories, n_numbers):
+        levels = []
+        for category in self.categories:
             column = read_values(columns[category.index])
             kind_of(column, category.name)  # raises for what is no category
-            out[:, j] = category.encode(column)
+            levels.append(category.encode(column))
+        return values, levels
 
 
 # Checks ---------------------------------------------------------------------------------

@@ -24,12 +24,13 @@ from .compat import (
     fit_context,
     with_callbacks,
 )
+from .conversions import ConvertibleClassifier
 from .inputs import Inputs
 from .targets import ClassTargets, LossLike, check_known_classes, decode_labels, fit_label_binarizer
 
 
 @dataclass(eq=False, repr=False)
-class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
+class MLPTorchClassifier(ClassifierMixin, ConvertibleClassifier):
     """Multilayer perceptron classifier with the interface and numbers of scikit-learn, trained by PyTorch.
 
     Takes the place of `sklearn.neural_network.MLPClassifier`: the same parameters, and those that

@@ -150,7 +150,7 @@ class _StackPredictor:
             first = first[..., :n_fixed].clone()
             first[..., n_fixed - n_bins :] *= network.bin_scales.unsqueeze(-1)
         self._n_fixed = n_fixed
-        self._first_coef = first.reshape(-1, n_fixed)
+        self._first_coef = first.flatten(0, 1)  # which may have no inputs
         self._first_intercept = intercepts[0].reshape(-1, 1)
         activations = [get_activation(activation).forward_ for activation in stack.spec.activations]
         columns = [intercept.unsqueeze(-1) for intercept in intercepts[1:]]

@@ -14,12 +14,13 @@ from sktorch_mlp._nn.activations import ActivationLike
 from .array_api import follows_input, for_metric
 from .base import BaseMLPTorch
 from .compat import Interval, RegressorMixin, StrOptions, available_if, fit_context, with_callbacks
+from .conversions import ConvertibleRegressor
 from .inputs import Inputs
 from .targets import REGRESSION_LOSSES, LossLike, NumericTargets, count_columns
 
 
 @dataclass(eq=False, repr=False)
-class MLPTorchRegressor(RegressorMixin, BaseMLPTorch):
+class MLPTorchRegressor(RegressorMixin, ConvertibleRegressor):
     """Multilayer perceptron regressor with the interface and numbers of scikit-learn, trained by PyTorch.
 
     Takes the place of `sklearn.neural_network.MLPRegressor`: the same parameters, and those that

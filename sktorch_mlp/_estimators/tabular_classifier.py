@@ -11,11 +11,12 @@ from .array_api import follows_input, for_metric
 from .compat import ClassifierMixin, StrOptions, fit_context, with_callbacks
 from .inputs import Inputs
 from .tabular import BaseTabularMLP
+from .tabular_conversions import ConvertibleEnsemble
 from .targets import ClassTargets, decode_labels, fit_label_binarizer
 
 
 @dataclass(eq=False, repr=False)
-class TabularMLPClassifier(ClassifierMixin, BaseTabularMLP):
+class TabularMLPClassifier(ClassifierMixin, ConvertibleEnsemble):
     """Classifier for raw tables: an ensemble of small networks, trained side by side.
 
     Takes frames as they are, with categories, strings and missing values. No preprocessing, no tuning.

@@ -10,12 +10,12 @@ import numpy as np
 from .array_api import follows_input, for_metric
 from .compat import RegressorMixin, fit_context, with_callbacks
 from .inputs import Inputs
-from .tabular import BaseTabularMLP
+from .tabular_conversions import ConvertibleEnsemble
 from .targets import StandardizedTargets
 
 
 @dataclass(eq=False, repr=False)
-class TabularMLPRegressor(RegressorMixin, BaseTabularMLP):
+class TabularMLPRegressor(RegressorMixin, ConvertibleEnsemble):
     """Regressor for raw tables: an ensemble of small networks, trained side by side.
 
     Takes frames as they are, with categories, strings and missing values, and targets of any scale.

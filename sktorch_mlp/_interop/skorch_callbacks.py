@@ -1,4 +1,4 @@
-"""skorch's callbacks: a net of skorch that our loop trains, and that tells its callbacks. Only this file imports skorch.
+"""skorch's callbacks: a net of skorch that our loop trains, and that tells its callbacks.
 
 The net is one of skorch's classes, so that callbacks find all they use: history, module,
 optimizer, datasets, saving and loading. Its module has our parameters and gradients. The steps

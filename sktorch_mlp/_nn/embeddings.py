@@ -89,15 +89,12 @@ class TableEmbedding:
     def fixed_parts(self) -> list[FixedPart]:
         """Inputs without parameters."""
         first = self.n_numbers
-        few = [c for c, n in enumerate(self.n_levels) if n <= self.max_one_hot and c not in self.signed]
-        levels = [(first + c, level) for c in few for level in range(self.n_levels[c])]
-        bins = [(number, *edges) for number, part in enumerate(self.edges) for edges in pairwise(part)]
         parts: list[FixedPart] = [
             _ClippedNumbers(self.n_numbers),
             _Indicators(self.indicated),
             _Signs([first + c for c in self.signed]),
-            _OneHot(levels),
-            _Bins(self.n_numbers, self.indicated, bins),
+            _OneHot([(first + c, level) for c, level in self.one_hot]),
+            _Bins(self.n_numbers, self.indicated, self.bins),
         ]
         return [part for part in parts if part.n_inputs]
 
@@ -105,13 +102,27 @@ class TableEmbedding:
     def learned_parts(self) -> list[LearnedPart]:
         """Inputs that depend on parameters."""
         parts: list[LearnedPart] = [
-            _LearnedLevels(self.n_numbers + c, n, self.width)
-            for c, n in enumerate(self.n_levels)
-            if n > self.max_one_hot
+            _LearnedLevels(self.n_numbers + c, self.n_levels[c], self.width) for c in self.learned
         ]
         if self.n_frequencies and self.n_numbers:
             parts.append(_Waves(self.n_numbers, self.n_frequencies))
         return parts
+
+    @property
+    def one_hot(self) -> list[tuple[int, int]]:
+        """Category and level of each input that is one-hot."""
+        few = [c for c, n in enumerate(self.n_levels) if n <= self.max_one_hot and c not in self.signed]
+        return [(c, level) for c in few for level in range(self.n_levels[c])]
+
+    @property
+    def bins(self) -> list[tuple[int, float, float]]:
+        """Number and edges of each input that is a bin."""
+        return [(number, *edges) for number, part in enumerate(self.edges) for edges in pairwise(part)]
+
+    @property
+    def learned(self) -> list[int]:
+        """Categories whose levels are learned vectors."""
+        return [c for c, n in enumerate(self.n_levels) if n > self.max_one_hot]
 
     @property
     def n_bins(self) -> int:

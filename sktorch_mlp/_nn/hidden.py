@@ -14,12 +14,9 @@ from torch import Tensor
 
 from .activations import Activation, get_activation
 from .dropout import Dropout
-from .modules import EPSILON
+from .modules import EPSILON, MOMENTUM
 from .network import StackedMLP
 from .tensors import squeeze_stack
-
-#: Fraction of a batch in the running means and variances; PyTorch's default.
-_MOMENTUM = 0.1
 
 
 class HiddenLayer(Protocol):
@@ -141,10 +138,10 @@ class BatchNormalization(_Normalization):
         self._rstd = torch.rsqrt(variance + EPSILON)
         centered.mul_(self._rstd)
         if units.shape[-1] > 1:  # one row has no variance to learn from
-            self._running_mean.lerp_(mean, _MOMENTUM)
+            self._running_mean.lerp_(mean, MOMENTUM)
             # PyTorch keeps the unbiased variance, of n rows where weights sum to n.
             n = torch.maximum(self._total, self._n_rows()).clamp(min=2.0)
-            self._running_variance.lerp_(variance * (n / (n - 1)), _MOMENTUM)
+            self._running_variance.lerp_(variance * (n / (n - 1)), MOMENTUM)
         return self._scale_and_shift(units)
 
     def _n_rows(self) -> Tensor:

@@ -13,6 +13,9 @@ from .activations import ActivationLike, get_activation
 #: Added to the variance by a normalization; PyTorch's default.
 EPSILON = 1e-5
 
+#: Fraction of a batch in the running means and variances of batch normalization; PyTorch's default.
+MOMENTUM = 0.1
+
 #: PyTorch's names of the tensors of a normalization; the last two are batch normalization's.
 NORM_NAMES = ("weight", "bias", "running_mean", "running_var")
 

@@ -364,6 +364,21 @@ def test_categorical_features_are_checked_as_in_scikit_learn(chosen, as_array):
     assert str(error.value) == str(expected.value)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_reading_leaves_numbers_as_they_are_and_columns_in_their_place(seed):
+    X = random_frame(seed).assign(constant=1.0)
+    encoder = TableEncoder().fit(X)
+    read, matrix = encoder.read(X), encoder.transform(X, np.float64)
+    assert read.shape == X.shape
+    for j, number in enumerate(encoder.numbers):
+        np.testing.assert_array_equal(read[:, number.index], X.iloc[:, number.index].to_numpy(float, na_value=np.nan))
+        scaled = (read[:, number.index] - number.center) / number.scale
+        np.testing.assert_allclose(scaled, matrix[:, j], rtol=1e-12, atol=1e-12)
+    for j, category in enumerate(encoder.categories, len(encoder.numbers)):
+        np.testing.assert_array_equal(read[:, category.index], matrix[:, j])
+    assert not read[:, -1].any()
+
+
 # State ------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
-"""Private names of scikit-learn's callbacks: whether they are there, and what happens where one is not."""
+"""Private names of scikit-learn's callbacks and MLP: whether they are there, and what happens where one is not."""
 
 import pickle
+import sys
 
 import pytest
 import sklearn
@@ -8,9 +9,10 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
+from sklearn.neural_network import MLPClassifier
 
 from sktorch_mlp import MLPTorchClassifier
-from sktorch_mlp._interop.compat import clear_subtasks, copy_without_callbacks
+from sktorch_mlp._interop.compat import clear_subtasks, copy_without_callbacks, n_epochs_no_change, read_optimizer
 from tests.interop.recorder import Recorder
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
@@ -98,3 +100,48 @@ def test_a_copy_leaves_the_estimator_as_it_is():
 def test_a_copy_of_an_estimator_without_callbacks_is_the_same():
     mlp = MLPTorchClassifier((4,))
     assert vars(copy_without_callbacks(mlp)) == vars(mlp)
+
+
+# scikit-learn's MLP --------------------------------------------------------------------
+
+
+@pytest.fixture
+def mlp():
+    return MLPClassifier((4,), max_iter=3, random_state=0).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    "name", ["_label_binarizer", "_no_improvement_count", "_best_coefs", "_best_intercepts", "_optimizer"]
+)
+def test_scikit_learns_mlp_keeps_things_under_the_names_that_we_know(name, mlp):
+    assert hasattr(mlp, name), GONE.format(f"MLPClassifier attribute {name}")
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_its_optimizers_have_the_attributes_that_we_know(solver, mlp):
+    fitted = mlp.set_params(solver=solver).fit(X, Y)
+    state = read_optimizer(fitted)
+    assert state is not None, GONE.format("optimizer of known attributes")
+    known = state.settings.keys() | state.moments.keys() | {"learning_rate"}
+    assert known == vars(fitted._optimizer).keys(), GONE.format("optimizer of the known attributes alone")
+
+
+def test_without_its_private_attributes_training_begins_anew(mlp):
+    probabilities = mlp.predict_proba(X)
+    del mlp._optimizer, mlp._no_improvement_count
+    assert read_optimizer(mlp) is None
+    assert n_epochs_no_change(mlp) == 0
+    taken = MLPTorchClassifier.from_sklearn(mlp)
+    assert taken.predict_proba(X) == pytest.approx(probabilities)
+    taken.partial_fit(X, Y)
+    mlp._optimizer = object()
+    assert read_optimizer(mlp) is None
+
+
+def test_without_its_optimizers_a_new_one_is_made(mlp, monkeypatch):
+    taken = MLPTorchClassifier.from_sklearn(mlp)
+    monkeypatch.setitem(sys.modules, "sklearn.neural_network._stochastic_optimizers", None)
+    given = taken.to_sklearn()
+    assert not hasattr(given, "_optimizer")
+    given.partial_fit(X, Y)
+    assert given._optimizer.t > 0
