@@ -153,11 +153,16 @@ class _StackPredictor:
         self._first_coef = first.flatten(0, 1)  # which may have no inputs
         self._first_intercept = intercepts[0].reshape(-1, 1)
         activations = [get_activation(activation).forward_ for activation in stack.spec.activations]
-        columns = [intercept.unsqueeze(-1) for intercept in intercepts[1:]]
-        self._deeper = list(zip(activations, coefs[1:], columns, strict=True))
+        # The rounding of products for one output, and of their activation, depends on which rows are beside a row. In
+        # double precision nobody notices.
+        precise = most_precise_dtype(first.device)
+        dtypes = [first.dtype] * (len(activations) - 1) + [precise]
+        self._deeper = [
+            (activate_, coef.to(dtype), intercept.unsqueeze(-1).to(dtype))
+            for activate_, coef, intercept, dtype in zip(activations, coefs[1:], intercepts[1:], dtypes, strict=False)
+        ]
         self._activate_outputs_ = OUTPUT_ACTIVATIONS[stack.out_activation]
-        # In single precision an activated output would depend on which rows are beside it.
-        self._weights = as_tensor(stack.weights, first.device).to(most_precise_dtype(first.device))
+        self._weights = as_tensor(stack.weights, first.device).to(precise)
         self._n_outputs = coefs[-1].shape[1]
         self._n_coefs = sum(coef.numel() for coef in coefs)
         widest = max(n_fixed, n_networks * max(coef.shape[1] for coef in coefs))
@@ -187,7 +192,7 @@ class _StackPredictor:
         if learned is not None:
             units = torch.baddbmm(units, self._learned_coef, learned)
         for activate_, coef, intercept in self._deeper:
-            units = torch.baddbmm(intercept, coef, activate_(units))
+            units = torch.baddbmm(intercept, coef, activate_(units).to(coef.dtype))
         return torch.tensordot(self._weights, self._activate_outputs_(units.to(self._weights.dtype)), 1).mT
 
 

@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from sktorch_mlp._estimators import candidates, tabular
 from sktorch_mlp._nn.gradients import Gradient
 from tests.estimators.helpers import LABELS, X, ours
 
@@ -41,3 +42,16 @@ def global_stream():
     state = np.random.get_state()  # noqa: NPY002
     yield np.random
     np.random.set_state(state)  # noqa: NPY002
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Candidates of the last fit for tables, as they were when training ended."""
+    kept = []
+
+    def keep(given, *args, **kwargs):
+        kept[:] = candidates.train_candidates(given, *args, **kwargs)
+        return kept
+
+    monkeypatch.setattr(tabular, "train_candidates", keep)
+    return kept
