@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 
 from sktorch_mlp import TabularMLPClassifier, TabularMLPRegressor
 from sktorch_mlp._estimators import table_data
