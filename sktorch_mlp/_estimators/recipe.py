@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from sktorch_mlp._data.columns import TableEncoder
-from sktorch_mlp._nn.embeddings import TableEmbedding, quantile_edges
+from sktorch_mlp._nn.embeddings import TableEmbedding, one_value_fills_most, quantile_edges
 from sktorch_mlp._nn.initialization import initial_parameters
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
 from sktorch_mlp._training.adam import AdamW
@@ -29,6 +29,7 @@ PATIENCE = 12
 _BIN_SCALES = (1.0, 0.3)
 #: Factors of the logits, the best of which counts when a network of several is validated.
 LOGIT_FACTORS = (1.0, 0.8, 0.65, 0.5)
+_NO_EDGES = np.zeros(0)
 _BETAS, _EPSILON = (0.9, 0.95), 1e-8
 
 
@@ -120,16 +121,22 @@ def _fall(n_rows: int, low: int, high: int) -> float:
 
 
 def make_embedding(encoder: TableEncoder, X: np.ndarray, settings: Settings) -> TableEmbedding:
-    """Make the embedding of encoded columns."""
+    """Make the embedding of encoded columns. Waves do not tell rare values beside a frequent one apart: there are bins, too."""
     numbers, categories = encoder.numbers, encoder.categories
-    has_bins = settings.numerical_embedding == "piecewise_linear"
+    has_bins, has_waves = (settings.numerical_embedding == name for name in ("piecewise_linear", "periodic"))
+    edges = tuple(
+        quantile_edges(values, settings.n_bins)
+        if has_bins or (has_waves and one_value_fills_most(values))
+        else _NO_EDGES
+        for values in X[:, : len(numbers)].T
+    )
     return TableEmbedding(
         n_numbers=X.shape[1] - len(categories),
         indicated=tuple(i for i, column in enumerate(numbers) if column.has_missing),
         n_levels=tuple(len(column.levels) for column in categories),
         signed=tuple(c for c, column in enumerate(categories) if len(column.levels) == 2 and not column.has_missing),
-        edges=tuple(quantile_edges(X[:, i], settings.n_bins) for i in range(len(numbers))) if has_bins else (),
-        n_frequencies=settings.n_frequencies if settings.numerical_embedding == "periodic" else 0,
+        edges=edges if has_bins or has_waves else (),
+        n_frequencies=settings.n_frequencies if has_waves else 0,
     )
 
 

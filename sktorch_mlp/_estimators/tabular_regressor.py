@@ -31,7 +31,8 @@ class TabularMLPRegressor(RegressorMixin, ConvertibleEnsemble):
         What the first layer gets of each number beside the number itself. "piecewise_linear"
         is its place in bins with equally many training rows [1]_: at most 64 bins, fewer below
         2560 rows, and 2048 for all numbers together, but no fewer than 4 each; four times as
-        many where one value fills most rows. "periodic" is 16 waves of learned frequency [1]_.
+        many where one value fills most rows. "periodic" is 16 waves of learned frequency [1]_,
+        and bins of such a number.
         "auto" is "piecewise_linear" for one half of the networks and "periodic" for the other,
         since they err differently. It is None for more than 512 numbers.
     categorical_features : 'from_dtype', array-like of {str, int, bool} or None, \

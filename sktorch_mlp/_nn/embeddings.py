@@ -170,7 +170,7 @@ def quantile_edges(values: np.ndarray, n_bins: int) -> np.ndarray:
     distinct, counts = np.unique(values[~np.isnan(values)], return_counts=True)
     if len(distinct) <= 2:
         return distinct[:0]
-    if 2 * counts.max() > counts.sum():
+    if _fills_most(counts):
         n_bins *= 4
     if len(distinct) <= n_bins:
         return distinct
@@ -178,6 +178,16 @@ def quantile_edges(values: np.ndarray, n_bins: int) -> np.ndarray:
     others = np.repeat(distinct[~is_frequent], counts[~is_frequent])
     quantiles = np.quantile(others, np.linspace(0, 1, max(1, n_bins - int(is_frequent.sum())) + 1))
     return np.union1d(distinct[is_frequent], quantiles)
+
+
+def one_value_fills_most(values: np.ndarray) -> bool:
+    """Whether more than half of the values that are not nan are the same."""
+    counts = np.unique(values[~np.isnan(values)], return_counts=True)[1]
+    return len(counts) > 0 and _fills_most(counts)
+
+
+def _fills_most(counts: np.ndarray) -> bool:
+    return bool(2 * counts.max() > counts.sum())
 
 
 class FixedPart(Protocol):

@@ -171,6 +171,16 @@ def test_many_columns_have_few_bins():
     assert n_bins == {"auto": 0, "piecewise_linear": 4000}
 
 
+def test_waves_have_bins_beside_them_where_one_value_fills_most_rows():
+    X, y = table()
+    X["gain"] = np.where(np.arange(len(X)) % 5 == 0, np.arange(len(X)), 0)
+    model = TabularMLPClassifier(**SMALL, numerical_embedding="periodic").fit(X, y)
+    embedding = model._ensemble.stacks[0].spec.embedding
+    assert [len(edges) for edges in embedding.edges] == [0, 0, 0, 17]
+    assert embedding.n_frequencies == 16
+    assert model.estimators_[0].numerical_embedding == "periodic"
+
+
 def test_missing_numbers_have_an_indicator_where_fit_saw_them(fitted):
     assert fitted._ensemble.stacks[0].spec.embedding.indicated == (0,)
 
