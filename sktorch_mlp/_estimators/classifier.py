@@ -25,7 +25,8 @@ from .compat import (
     with_callbacks,
 )
 from .inputs import Inputs
-from .targets import ClassTargets, LossLike, check_known_classes, fit_label_binarizer
+from .plain import Converter
+from .targets import BINARIZER, ClassTargets, LossLike, check_known_classes, fit_label_binarizer
 
 
 @dataclass(eq=False, repr=False)
@@ -262,6 +263,7 @@ class MLPTorchClassifier(ClassifierMixin, BaseMLPTorch):
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
+    _converters: ClassVar[dict[str, Converter]] = {**BaseMLPTorch._converters, "_label_binarizer": BINARIZER}
 
     hidden_layer_sizes: int | Sequence[int] = (100,)
     activation: ActivationLike | Sequence[ActivationLike] = "relu"

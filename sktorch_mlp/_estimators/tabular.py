@@ -29,23 +29,19 @@ from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
 from sktorch_mlp._nn.tensors import without_autocast
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.progress import Progress, TrainingOptions
+from sktorch_mlp._training.records import from_columns, to_columns
 from sktorch_mlp._training.threads import on_one_thread
 
 from . import inputs, selection
 from .candidates import Candidate, Deadline, train_candidates
-from .compat import (
-    BaseEstimator,
-    CallbackSupportMixin,
-    Interval,
-    StrOptions,
-    has_callbacks,
-)
+from .compat import CallbackSupportMixin, Interval, StrOptions, has_callbacks
 from .ensembles import FittedEnsemble, FittedStack, predict_held_out
 from .fitted import restored_after_errors
 from .fitting import make_scoring
 from .inputs import Inputs
 from .messages import warn
 from .parameters import check_layer_sizes
+from .plain import Converter, PlainEstimator, from_state, of_class
 from .recipe import Settings, default_settings, make_network, make_optimizer
 from .table_data import TableData
 from .targets import ClassTargets, Targets
@@ -68,6 +64,10 @@ _CONSTRAINTS: dict[str, list[Any]] = {
 }
 
 
+#: Attributes of the encoder of sparse X.
+_LEARNED_BY_SCALER = ("max_abs_", "scale_", "n_features_in_", "n_samples_seen_")
+
+
 @dataclass(eq=False, repr=False, kw_only=True)
 class TabularParameters:
     """Parameters of both estimators, with their defaults."""
@@ -88,10 +88,32 @@ class TabularParameters:
     verbose: bool = False
 
 
-class BaseTabularMLP(CallbackSupportMixin, TabularParameters, BaseEstimator, ABC):
+def _encoder_to_plain(encoder: TableEncoder | MaxAbsScaler) -> dict[str, Any]:
+    if isinstance(encoder, TableEncoder):
+        return encoder.__getstate__()
+    return {name: getattr(encoder, name) for name in _LEARNED_BY_SCALER}
+
+
+def _encoder_from_plain(state: dict[str, Any]) -> TableEncoder | MaxAbsScaler:
+    if "numbers" in state:
+        return from_state(TableEncoder, state)
+    scaler = MaxAbsScaler()
+    vars(scaler).update(state)
+    return scaler
+
+
+class BaseTabularMLP(CallbackSupportMixin, TabularParameters, PlainEstimator, ABC):
     """Fits and predictions of both estimators."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = _CONSTRAINTS
+    _converters: ClassVar[dict[str, Converter]] = {
+        **PlainEstimator._converters,
+        "_encoder": Converter(_encoder_to_plain, _encoder_from_plain),
+        "_ensemble": of_class(FittedEnsemble),
+        "_member_keys": Converter(np.array, lambda keys: list(map(tuple, keys.tolist()))),
+        "history_": Converter(to_columns, from_columns),
+        "leaderboard_": selection.LEADERBOARD,
+    }
     history_: list[dict[str, Any]]
     n_iter_: int
     n_outputs_: int

@@ -11,8 +11,9 @@ from sktorch_mlp._nn.tensors import to_numpy
 
 from .compat import ClassifierMixin, StrOptions, fit_context, with_callbacks
 from .inputs import Inputs
+from .plain import Converter
 from .tabular import BaseTabularMLP
-from .targets import ClassTargets, fit_label_binarizer
+from .targets import BINARIZER, ClassTargets, fit_label_binarizer
 
 
 @dataclass(eq=False, repr=False)
@@ -152,6 +153,7 @@ class TabularMLPClassifier(ClassifierMixin, BaseTabularMLP):
         **BaseTabularMLP._parameter_constraints,
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
     }
+    _converters: ClassVar[dict[str, Converter]] = {**BaseTabularMLP._converters, "_label_binarizer": BINARIZER}
 
     _: KW_ONLY
     class_weight: dict[Any, float] | list[dict[Any, float]] | str | None = None

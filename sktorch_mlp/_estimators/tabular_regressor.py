@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from sktorch_mlp._nn.tensors import to_numpy
 
 from .compat import RegressorMixin, fit_context, with_callbacks
 from .inputs import Inputs
+from .plain import Converter, of_class
 from .tabular import BaseTabularMLP
 from .targets import StandardizedTargets
 
@@ -140,6 +141,11 @@ class TabularMLPRegressor(RegressorMixin, BaseTabularMLP):
     >>> model.score(X, y) > 0.4
     True
     """
+
+    _converters: ClassVar[dict[str, Converter]] = {
+        **BaseTabularMLP._converters,
+        "_targets": of_class(StandardizedTargets),
+    }
 
     def _make_targets(self, y: Any) -> StandardizedTargets:
         self._targets = StandardizedTargets(y)
