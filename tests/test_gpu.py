@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import skops.io
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_digits
@@ -12,7 +13,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import scale
 from skorch.callbacks import LRScheduler
 
-from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, stacked_fits
+from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, TabularMLPClassifier, load, stacked_fits
 
 pytestmark = [
     pytest.mark.gpu,
@@ -137,4 +138,24 @@ def test_a_pickle_opens_without_a_gpu(monkeypatch):
     with pytest.warns(UserWarning, match="will predict on the CPU"):
         loaded = pickle.loads(pickled)
     np.testing.assert_allclose(loaded.predict_proba(X), expected, rtol=1e-4, atol=1e-6)
+    loaded.set_params(device="cpu").partial_fit(X, Y)
+
+
+@pytest.mark.parametrize("dump", ["file", "skops"])
+def test_dumps_of_the_gpu_go_on_there_and_open_without_one(dump, tmp_path, monkeypatch):
+    def copied(model):
+        if dump == "skops":
+            return skops.io.loads(skops.io.dumps(model), trusted=[f"sktorch_mlp.{type(model).__name__}"])
+        model.save(tmp_path / "model.safetensors")
+        return load(tmp_path / "model.safetensors")
+
+    model = MLPTorchClassifier(**PARAMS, dropout=0.2).fit(X, Y)
+    ensemble = TabularMLPClassifier(n_estimators=2, max_iter=2, random_state=0).fit(X, Y)
+    twin = copied(model).partial_fit(X, Y)
+    np.testing.assert_array_equal(copied(ensemble).predict_proba(X), ensemble.predict_proba(X))
+    np.testing.assert_allclose(twin.predict_proba(X), model.partial_fit(X, Y).predict_proba(X), rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.warns(UserWarning, match="will predict on the CPU"):
+        loaded = copied(model)
+    np.testing.assert_allclose(loaded.predict_proba(X), twin.predict_proba(X), rtol=1e-4, atol=1e-6)
     loaded.set_params(device="cpu").partial_fit(X, Y)

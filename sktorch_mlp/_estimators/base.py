@@ -28,11 +28,12 @@ from sktorch_mlp._training.state import FitState
 from sktorch_mlp._training.threads import on_one_thread
 
 from . import fitting, inputs
-from .compat import CallbackSupportMixin
+from .checks import check_mlp
+from .compat import CallbackSupportMixin, ClassifierMixin
 from .fitted import FittedMLP, WeightArrays, restored_after_errors
 from .inputs import Inputs
 from .messages import warn_as_sklearn
-from .parameters import CONSTRAINTS, Architecture, check_parameters, make_optimizer, make_schedule
+from .parameters import CONSTRAINTS, Architecture, check_hidden_layers, check_parameters, make_optimizer, make_schedule
 from .targets import Targets
 
 
@@ -46,6 +47,11 @@ class BaseMLPTorch(CallbackSupportMixin, FittedMLP, ABC):
     def _get_param_names(cls) -> list[str]:
         """Names of the parameters. Inherited, it reads the signature anew each time: a sixth of a search of small fits."""
         return super()._get_param_names()
+
+    @classmethod
+    def _check_state(cls, params: dict[str, Any], attributes: dict[str, Any]) -> None:
+        check_mlp(attributes, is_classifier=issubclass(cls, ClassifierMixin))
+        check_hidden_layers(params, len(attributes["coefs_"]) - 1)
 
     @abstractmethod
     def _make_targets(self, y: Any, *, incremental: bool) -> Targets:

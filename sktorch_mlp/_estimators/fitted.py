@@ -26,8 +26,9 @@ from sktorch_mlp._training.state import FitState
 
 from .compat import BaseEstimator
 from .parameters import MLPParameters, dropout_rates
-from .plain import Converter, PlainEstimator, of_class
+from .plain import Converter, of_class
 from .predictor import Predictor
+from .saving import SavableEstimator
 
 Made = TypeVar("Made")
 #: Weights (n_out, n_in), biases and tensors of the normalizations, layer by layer.
@@ -98,11 +99,11 @@ def restored_after_errors(estimator: BaseEstimator) -> Iterator[None]:
         raise
 
 
-class FittedMLP(MLPParameters, PlainEstimator):
+class FittedMLP(MLPParameters, SavableEstimator):
     """Fitted attributes of both estimators, and predictions from them."""
 
     _converters: ClassVar[dict[str, Converter]] = {
-        **PlainEstimator._converters,
+        **SavableEstimator._converters,
         "device_": Converter(str, torch.device),
         "_state": of_class(FitState),
     }

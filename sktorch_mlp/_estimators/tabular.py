@@ -34,15 +34,17 @@ from sktorch_mlp._training.threads import on_one_thread
 
 from . import inputs, selection
 from .candidates import Candidate, Deadline, train_candidates
-from .compat import CallbackSupportMixin, Interval, StrOptions, has_callbacks
+from .compat import CallbackSupportMixin, ClassifierMixin, Interval, StrOptions, has_callbacks
 from .ensembles import FittedEnsemble, FittedStack, predict_held_out
 from .fitted import restored_after_errors
 from .fitting import make_scoring
 from .inputs import Inputs
 from .messages import warn
 from .parameters import check_layer_sizes
-from .plain import Converter, PlainEstimator, from_state, of_class
+from .plain import Converter, from_state, of_class
 from .recipe import Settings, default_settings, make_network, make_optimizer
+from .saving import SavableEstimator
+from .table_checks import check_ensemble
 from .table_data import TableData
 from .targets import ClassTargets, Targets
 
@@ -102,12 +104,12 @@ def _encoder_from_plain(state: dict[str, Any]) -> TableEncoder | MaxAbsScaler:
     return scaler
 
 
-class BaseTabularMLP(CallbackSupportMixin, TabularParameters, PlainEstimator, ABC):
+class BaseTabularMLP(CallbackSupportMixin, TabularParameters, SavableEstimator, ABC):
     """Fits and predictions of both estimators."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = _CONSTRAINTS
     _converters: ClassVar[dict[str, Converter]] = {
-        **PlainEstimator._converters,
+        **SavableEstimator._converters,
         "_encoder": Converter(_encoder_to_plain, _encoder_from_plain),
         "_ensemble": of_class(FittedEnsemble),
         "_member_keys": Converter(np.array, lambda keys: list(map(tuple, keys.tolist()))),
@@ -122,6 +124,10 @@ class BaseTabularMLP(CallbackSupportMixin, TabularParameters, PlainEstimator, AB
     _oof_outputs: np.ndarray | None
     leaderboard_: pd.DataFrame
     _member_keys: list[tuple[int, int]]
+
+    @classmethod
+    def _check_state(cls, params: dict[str, Any], attributes: dict[str, Any]) -> None:
+        check_ensemble(attributes, is_classifier=issubclass(cls, ClassifierMixin))
 
     @abstractmethod
     def _make_targets(self, y: Any) -> Targets:
