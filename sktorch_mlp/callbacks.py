@@ -7,14 +7,13 @@ estimator inside a `Pipeline` or a search they observe each of its fits separate
 from __future__ import annotations
 
 import os
-import tempfile
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import joblib
 
 from ._interop.compat import copy_without_callbacks
+from ._interop.files import written_beside
 
 __all__ = ["BestSnapshot", "LiveMetrics", "TimeLimit"]
 
@@ -65,15 +64,6 @@ class TimeLimit(_Callback):
 
 #: Entries of `history_` that need validation data.
 _VALIDATION_RECORDS = {"validation_loss", "validation_score"}
-
-
-def _dump(estimator: Any, path: Path) -> None:
-    """Save with joblib beside the path, then replace it: what is there survives an error."""
-    path = path.resolve()  # a link stays one
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        written = Path(folder) / path.name  # joblib compresses by the name
-        joblib.dump(estimator, written)
-        os.replace(written, path)
 
 
 class BestSnapshot(_Callback):
@@ -129,7 +119,8 @@ class BestSnapshot(_Callback):
             snapshot = copy_without_callbacks(fitted_estimator)
             self._best[fit] = value, record["epoch"], snapshot
             if self.path is not None:
-                _dump(snapshot, Path(self.path))
+                with written_beside(self.path) as path:
+                    joblib.dump(snapshot, path)
 
     def teardown(self, estimator: Any, context: Any) -> None:
         """Publish the best of the fit."""

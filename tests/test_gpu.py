@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import skops.io
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_digits
@@ -13,7 +14,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import scale
 from skorch.callbacks import LRScheduler
 
-from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, TabularMLPClassifier, stacked_fits
+from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, TabularMLPClassifier, load, stacked_fits
 
 pytestmark = [
     pytest.mark.gpu,
@@ -160,3 +161,23 @@ def test_a_module_of_an_ensemble_is_on_the_gpu():
     model = TabularMLPClassifier(n_estimators=2, max_iter=3, random_state=0, device="cuda").fit(X, Y)
     probabilities = model.to_torch()(torch.from_numpy(model.encode(X)).cuda())
     np.testing.assert_allclose(probabilities.detach().cpu().numpy(), model.predict_proba(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("dump", ["file", "skops"])
+def test_dumps_of_the_gpu_go_on_there_and_open_without_one(dump, tmp_path, monkeypatch):
+    def copied(model):
+        if dump == "skops":
+            return skops.io.loads(skops.io.dumps(model), trusted=[f"sktorch_mlp.{type(model).__name__}"])
+        model.save(tmp_path / "model.safetensors")
+        return load(tmp_path / "model.safetensors")
+
+    model = MLPTorchClassifier(**PARAMS, dropout=0.2).fit(X, Y)
+    ensemble = TabularMLPClassifier(n_estimators=2, max_iter=2, random_state=0).fit(X, Y)
+    twin = copied(model).partial_fit(X, Y)
+    np.testing.assert_array_equal(copied(ensemble).predict_proba(X), ensemble.predict_proba(X))
+    np.testing.assert_allclose(twin.predict_proba(X), model.partial_fit(X, Y).predict_proba(X), rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.warns(UserWarning, match="will predict on the CPU"):
+        loaded = copied(model)
+    np.testing.assert_allclose(loaded.predict_proba(X), twin.predict_proba(X), rtol=1e-4, atol=1e-6)
+    loaded.set_params(device="cpu").partial_fit(X, Y)

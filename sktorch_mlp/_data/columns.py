@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -161,6 +161,32 @@ class TableEncoder:
     def __init__(self, categorical_features: Any = "from_dtype") -> None:
         self.categorical_features = categorical_features
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What has been learned as plain values: lists, and arrays of what is a number for each column."""
+        numbers, categories = self.numbers, self.categories
+        return {
+            "numbers": {
+                **_common_fields(numbers),
+                "center": np.array([number.center for number in numbers], np.float64),
+                "scale": np.array([number.scale for number in numbers], np.float64),
+            },
+            "categories": {**_common_fields(categories), "levels": [list(category.levels) for category in categories]},
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        numbers, categories = state["numbers"], state["categories"]
+        self.categorical_features = "from_dtype"  # which only `fit` would use
+        self.numbers = [
+            NumberColumn(index, name, center, scale, has_missing)
+            for (index, name, has_missing), center, scale in zip(
+                _common_values(numbers), numbers["center"].tolist(), numbers["scale"].tolist(), strict=True
+            )
+        ]
+        self.categories = [
+            CategoryColumn(index, name, tuple(levels), has_missing)
+            for (index, name, has_missing), levels in zip(_common_values(categories), categories["levels"], strict=True)
+        ]
+
     def fit(self, X: Any) -> Self:
         """Learn the columns of X.
 
@@ -273,6 +299,20 @@ class TableEncoder:
             kind_of(column, category.name)  # raises for what is no category
             levels.append(category.encode(column))
         return values, levels
+
+
+def _common_fields(columns: Sequence[NumberColumn | CategoryColumn]) -> dict[str, Any]:
+    """Fields that numbers and categories have, with a value for each column."""
+    return {
+        "index": np.array([column.index for column in columns], np.int64),
+        "name": [column.name for column in columns],
+        "has_missing": np.array([column.has_missing for column in columns], bool),
+    }
+
+
+def _common_values(fields: dict[str, Any]) -> Iterator[tuple[int, str, bool]]:
+    """Values of these fields, column by column."""
+    yield from zip(fields["index"].tolist(), fields["name"], fields["has_missing"].tolist(), strict=True)
 
 
 # Checks ---------------------------------------------------------------------------------

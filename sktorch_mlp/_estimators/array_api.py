@@ -111,9 +111,6 @@ class InputNamespace:
         xp, _, device = get_namespace_and_device(X)
         return cls(xp.empty(0, device=device))
 
-    def __reduce__(self) -> tuple[type[InputNamespace], tuple[()]]:
-        return InputNamespace, ()
-
 
 class ArrayApiMixin(BaseEstimator):
     """Estimators that predict in the library and on the device of X."""
@@ -123,6 +120,14 @@ class ArrayApiMixin(BaseEstimator):
     @property
     def _input_array(self) -> Any:
         return self._input_namespace.array
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_input_namespace"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._input_namespace = InputNamespace()
 
     def __sklearn_array_api_convert__(self, convert: Callable[[Any], Any]) -> Self:
         """Copy the estimator for X of another library or device, as `move_estimator_to` of scikit-learn does.

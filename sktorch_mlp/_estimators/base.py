@@ -29,12 +29,21 @@ from sktorch_mlp._training.threads import on_one_thread
 
 from . import fitting, inputs
 from .array_api import ArrayApiMixin, InputNamespace
-from .compat import CallbackSupportMixin
+from .checks import check_mlp
+from .compat import CallbackSupportMixin, ClassifierMixin
 from .fitted import FittedMLP, WeightArrays, restored_after_errors
 from .html import NotebookViewMixin
 from .inputs import Inputs
 from .messages import warn_as_sklearn
-from .parameters import CONSTRAINTS, Architecture, check_parameters, dropout_rates, make_optimizer, make_schedule
+from .parameters import (
+    CONSTRAINTS,
+    Architecture,
+    check_hidden_layers,
+    check_parameters,
+    dropout_rates,
+    make_optimizer,
+    make_schedule,
+)
 from .summary import Network, Summary, describe_layers
 from .targets import Targets
 
@@ -49,6 +58,11 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
     def _get_param_names(cls) -> list[str]:
         """Names of the parameters. Inherited, it reads the signature anew each time: a sixth of a search of small fits."""
         return super()._get_param_names()
+
+    @classmethod
+    def _check_state(cls, params: dict[str, Any], attributes: dict[str, Any]) -> None:
+        check_mlp(attributes, is_classifier=issubclass(cls, ClassifierMixin))
+        check_hidden_layers(params, len(attributes["coefs_"]) - 1)
 
     @abstractmethod
     def _make_targets(self, y: Any, *, incremental: bool) -> Targets:

@@ -26,7 +26,8 @@ from .compat import (
 )
 from .conversions import ConvertibleClassifier
 from .inputs import Inputs
-from .targets import ClassTargets, LossLike, check_known_classes, decode_labels, fit_label_binarizer
+from .plain import Converter
+from .targets import BINARIZER, ClassTargets, LossLike, check_known_classes, decode_labels, fit_label_binarizer
 
 
 @dataclass(eq=False, repr=False)
@@ -263,6 +264,7 @@ class MLPTorchClassifier(ClassifierMixin, ConvertibleClassifier):
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
+    _converters: ClassVar[dict[str, Converter]] = {**BaseMLPTorch._converters, "_label_binarizer": BINARIZER}
 
     hidden_layer_sizes: int | Sequence[int] = (100,)
     activation: ActivationLike | Sequence[ActivationLike] = "relu"

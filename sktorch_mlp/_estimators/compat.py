@@ -37,6 +37,7 @@ from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import _check_y as check_y
 
 __all__ = [
+    "REQUESTS",
     "BaseEstimator",
     "CallbackSupportMixin",
     "ClassifierMixin",
@@ -54,6 +55,8 @@ __all__ = [
     "get_namespace_and_device",
     "has_callbacks",
     "move_to",
+    "requests_from_plain",
+    "requests_to_plain",
     "safe_indexing",
     "scorer_takes_weights",
     "validate_parameter_constraints",
@@ -72,7 +75,9 @@ if TYPE_CHECKING:
         def _get_param_names(cls) -> list[str]: ...
         def get_params(self, deep: bool = True) -> dict[str, Any]: ...
         def set_params(self, **params: Any) -> Self: ...
+        def get_metadata_routing(self) -> Any: ...
         def __sklearn_tags__(self) -> Any: ...
+        def __getstate__(self) -> dict[str, Any]: ...
         def __setstate__(self, state: dict[str, Any]) -> None: ...
         def _get_params_html(self, deep: bool, doc_link: str) -> Any: ...
         def _get_fitted_attr_html(self, doc_link: str) -> Any: ...
@@ -110,6 +115,29 @@ def has_callbacks(estimator: Any) -> bool:
     The context of a fit has no public way to ask. Where the attribute is gone, callbacks are never called.
     """
     return hasattr(estimator, "_skl_callbacks")
+
+
+#: Where `set_fit_request` and the like keep what they are told. Where the name is gone, it is pickled as it is.
+REQUESTS = "_metadata_request"
+
+
+def requests_to_plain(requests: Any) -> dict[str, dict[str, Any]]:
+    """What each method requests, without the estimator, to which the requests of scikit-learn lead back."""
+    of_methods = {method: getattr(request, "requests", {}) for method, request in vars(requests).items()}
+    given = {
+        method: {name: alias for name, alias in of_method.items() if alias is not None}
+        for method, of_method in of_methods.items()
+    }
+    return {method: of_method for method, of_method in given.items() if of_method}
+
+
+def requests_from_plain(estimator: BaseEstimator, plain: dict[str, dict[str, Any]]) -> Any:
+    """Make the requests of an estimator that has none yet."""
+    requests = estimator.get_metadata_routing()
+    for method, of_method in plain.items():
+        for name, alias in of_method.items():
+            getattr(requests, method).add_request(param=name, alias=alias)
+    return requests
 
 
 def scorer_takes_weights(scorer: Any) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from sktorch_mlp._data.device import is_available
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._nn.activations import get_activation
-from sktorch_mlp._nn.embeddings import bind_fixed, split_learned
+from sktorch_mlp._nn.embeddings import TableEmbedding, bind_fixed, split_learned
 from sktorch_mlp._nn.inputs import DenseBatch
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
 from sktorch_mlp._nn.matmul import Scratch
@@ -25,6 +25,7 @@ from sktorch_mlp._training.progress import DivergenceError
 from sktorch_mlp._training.threads import available_threads
 
 from .blocks import LARGE, predict_blocks
+from .plain import from_state
 from .summary import Layer, Network, describe_layers
 
 #: Numbers in the largest buffer of a block of rows, and its fewest rows: so it stays in cache.
@@ -121,12 +122,30 @@ class FittedStack:
         return Network(layers, self.n_networks)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_predictor"}
+        """Arrays, and what they are the parameters of, as plain values."""
+        spec = self.spec
+        return {
+            "layer_units": list(spec.layer_units),
+            "sparse_input": spec.sparse_input,
+            "bfloat16": spec.bfloat16,
+            "device": str(spec.device),
+            "embedding": None if spec.embedding is None else spec.embedding.__getstate__(),
+            **{name: getattr(self, name) for name in ("flat", "bin_scales", "out_activation", "weights")},
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        if not is_available(self.spec.device):
-            self.spec = replace(self.spec, device=torch.device("cpu"))
+        layer_units, embedding, device = tuple(state["layer_units"]), state["embedding"], torch.device(state["device"])
+        self.spec = NetworkSpec(
+            layer_units,
+            ("relu",) * (len(layer_units) - 2),
+            sparse_input=state["sparse_input"],
+            bfloat16=state["bfloat16"],
+            dtype=torch.float32 if state["flat"].dtype == np.float32 else torch.float64,
+            device=device if is_available(device) else torch.device("cpu"),
+            embedding=None if embedding is None else from_state(TableEmbedding, embedding),
+        )
+        self.flat, self.bin_scales, self.weights = state["flat"], state["bin_scales"], state["weights"]
+        self.out_activation = state["out_activation"]
 
 
 class _StackPredictor:
@@ -233,6 +252,13 @@ class FittedEnsemble:
             for stack in ensemble.stacks:
                 stack.weights *= weight
         return cls([stack for ensemble in ensembles for stack in ensemble.stacks if stack.weights.any()])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"stacks": [stack.__getstate__() for stack in self.stacks], "held_out": self.held_out}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.stacks = [from_state(FittedStack, stack) for stack in state["stacks"]]
+        self.held_out = state["held_out"]
 
     @property
     def weights(self) -> np.ndarray:

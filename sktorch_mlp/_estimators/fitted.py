@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -26,11 +26,20 @@ from sktorch_mlp._training.state import FitState
 
 from .compat import BaseEstimator
 from .parameters import MLPParameters, dropout_rates
+from .plain import Converter, of_class
 from .predictor import Predictor
+from .saving import SavableEstimator
 
 Made = TypeVar("Made")
 #: Weights (n_out, n_in), biases and tensors of the normalizations, layer by layer.
 LayerTensors = tuple[list[torch.Tensor], list[torch.Tensor], list[list[torch.Tensor]]]
+
+#: Fitted attributes that are lists of the progress, and their names there.
+CURVES = {
+    "loss_curve_": "loss_curve",
+    "validation_scores_": "validation_scores",
+    "validation_loss_curve_": "validation_losses",
+}
 
 #: Fitted attributes that validation and labels set before training.
 _SET_BEFORE_TRAINING = {"classes_", "n_features_in_", "feature_names_in_"}
@@ -90,9 +99,14 @@ def restored_after_errors(estimator: BaseEstimator) -> Iterator[None]:
         raise
 
 
-class FittedMLP(MLPParameters, BaseEstimator):
+class FittedMLP(MLPParameters, SavableEstimator):
     """Fitted attributes of both estimators, and predictions from them."""
 
+    _converters: ClassVar[dict[str, Converter]] = {
+        **SavableEstimator._converters,
+        "device_": Converter(str, torch.device),
+        "_state": of_class(FitState),
+    }
     coefs_: list[np.ndarray]
     intercepts_: list[np.ndarray]
     normalizations_: list[dict[str, np.ndarray]]
@@ -229,8 +243,22 @@ class FittedMLP(MLPParameters, BaseEstimator):
             predictor = make()
         return predictor(Rows.from_array(X, self.device_, dtype))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All as plain values. Curves that are lists of the progress are named, since they are there already."""
+        state = super().__getstate__()
+        state.pop("_weight_arrays", None)
+        if "_state" in state:
+            progress = vars(self._state.progress)
+            named = {name: curve for name, curve in CURVES.items() if state.get(name) is progress[curve]}
+            state.update(named)
+        return state
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        if "_state" in state:
+            self._weight_arrays = WeightArrays()
+            progress = vars(self._state.progress)
+            vars(self).update({name: progress[state[name]] for name in CURVES if isinstance(state.get(name), str)})
         device = self.__dict__.get("device_")
         if device is not None and not is_available(device):
             warnings.warn(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -151,6 +152,18 @@ def activations(params: MLPParameters, n_hidden: int) -> tuple[ActivationLike, .
     except (ValueError, TypeError) as error:
         raise InvalidParameterError(str(error)) from error
     return layers
+
+
+def check_hidden_layers(params: dict[str, Any], n_hidden: int) -> None:
+    """Check the parameters that predictions and `module_` read, for as many hidden layers as were fitted.
+
+    Raises
+    ------
+    InvalidParameterError
+    """
+    as_attributes: Any = SimpleNamespace(**{"activation": "relu", "dropout": 0.0} | params)
+    activations(as_attributes, n_hidden)
+    dropout_rates(as_attributes, n_hidden)
 
 
 def dropout_rates(params: MLPParameters, n_hidden: int) -> tuple[float, ...]:

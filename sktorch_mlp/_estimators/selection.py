@@ -15,6 +15,7 @@ from sklearn.model_selection import ParameterSampler
 from .candidates import Candidate
 from .compat import Interval, InvalidParameterError, StrOptions, validate_parameter_constraints
 from .parameters import check_layer_sizes
+from .plain import Converter
 from .recipe import Settings
 
 #: What ``hyperparameters="auto"`` draws from.
@@ -181,6 +182,26 @@ def greedy_weights(
         if losses[chosen] < best_loss:
             best_loss, best_counts = losses[chosen], counts
     return best_counts / best_counts.sum()
+
+
+def _frame_to_plain(frame: pd.DataFrame) -> dict[str, Any]:
+    columns = {
+        name: column.to_numpy() if column.dtype.kind in "biuf" else column.tolist() for name, column in frame.items()
+    }
+    return {"index": frame.index.to_numpy(), "columns": columns}
+
+
+def _frame_from_plain(state: dict[str, Any]) -> pd.DataFrame:
+    index = state["index"]
+    columns = {
+        name: pd.Series(values, index, object) if isinstance(values, list) else values
+        for name, values in state["columns"].items()
+    }
+    return pd.DataFrame(columns, index)
+
+
+#: Index and columns of a leaderboard: arrays of numbers, lists of anything else.
+LEADERBOARD = Converter(_frame_to_plain, _frame_from_plain)
 
 
 def leaderboard(candidates: Sequence[Candidate], weights: np.ndarray) -> pd.DataFrame:

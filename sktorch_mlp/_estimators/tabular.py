@@ -29,18 +29,13 @@ from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
 from sktorch_mlp._nn.tensors import without_autocast
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.progress import Progress, TrainingOptions
+from sktorch_mlp._training.records import from_columns, to_columns
 from sktorch_mlp._training.threads import on_one_thread
 
 from . import inputs, selection
 from .array_api import ArrayApiMixin, InputNamespace
 from .candidates import Candidate, Deadline, train_candidates
-from .compat import (
-    BaseEstimator,
-    CallbackSupportMixin,
-    Interval,
-    StrOptions,
-    has_callbacks,
-)
+from .compat import CallbackSupportMixin, ClassifierMixin, Interval, StrOptions, has_callbacks
 from .ensembles import FittedEnsemble, predict_held_out
 from .fitted import restored_after_errors
 from .fitting import make_scoring
@@ -48,8 +43,11 @@ from .html import NotebookViewMixin
 from .inputs import Inputs
 from .messages import warn
 from .parameters import check_layer_sizes
+from .plain import Converter, from_state, of_class
 from .recipe import LOGIT_FACTORS, Settings, default_settings, make_network, make_optimizer
+from .saving import SavableEstimator
 from .summary import Summary
+from .table_checks import check_ensemble
 from .table_data import TableData
 from .targets import ClassTargets, Targets
 
@@ -69,6 +67,10 @@ _CONSTRAINTS: dict[str, list[Any]] = {
     "random_state": ["random_state"],
     "verbose": ["verbose"],
 }
+
+
+#: Attributes of the encoder of sparse X.
+_LEARNED_BY_SCALER = ("max_abs_", "scale_", "n_features_in_", "n_samples_seen_")
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -91,10 +93,32 @@ class TabularParameters:
     verbose: bool = False
 
 
-class BaseTabularMLP(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, TabularParameters, BaseEstimator, ABC):
+def _encoder_to_plain(encoder: TableEncoder | MaxAbsScaler) -> dict[str, Any]:
+    if isinstance(encoder, TableEncoder):
+        return encoder.__getstate__()
+    return {name: getattr(encoder, name) for name in _LEARNED_BY_SCALER}
+
+
+def _encoder_from_plain(state: dict[str, Any]) -> TableEncoder | MaxAbsScaler:
+    if "numbers" in state:
+        return from_state(TableEncoder, state)
+    scaler = MaxAbsScaler()
+    vars(scaler).update(state)
+    return scaler
+
+
+class BaseTabularMLP(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, TabularParameters, SavableEstimator, ABC):
     """Fits and predictions of both estimators."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = _CONSTRAINTS
+    _converters: ClassVar[dict[str, Converter]] = {
+        **SavableEstimator._converters,
+        "_encoder": Converter(_encoder_to_plain, _encoder_from_plain),
+        "_ensemble": of_class(FittedEnsemble),
+        "_member_keys": Converter(np.array, lambda keys: list(map(tuple, keys.tolist()))),
+        "history_": Converter(to_columns, from_columns),
+        "leaderboard_": selection.LEADERBOARD,
+    }
     history_: list[dict[str, Any]]
     n_iter_: int
     n_outputs_: int
@@ -102,6 +126,10 @@ class BaseTabularMLP(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Tab
     _ensemble: FittedEnsemble
     leaderboard_: pd.DataFrame
     _member_keys: list[tuple[int, int]]
+
+    @classmethod
+    def _check_state(cls, params: dict[str, Any], attributes: dict[str, Any]) -> None:
+        check_ensemble(attributes, is_classifier=issubclass(cls, ClassifierMixin))
 
     @abstractmethod
     def _make_targets(self, y: Any) -> Targets:

@@ -10,9 +10,10 @@ import numpy as np
 from .array_api import follows_input, for_metric
 from .compat import ClassifierMixin, StrOptions, fit_context, with_callbacks
 from .inputs import Inputs
+from .plain import Converter
 from .tabular import BaseTabularMLP
 from .tabular_conversions import ConvertibleEnsemble
-from .targets import ClassTargets, decode_labels, fit_label_binarizer
+from .targets import BINARIZER, ClassTargets, decode_labels, fit_label_binarizer
 
 
 @dataclass(eq=False, repr=False)
@@ -156,6 +157,7 @@ class TabularMLPClassifier(ClassifierMixin, ConvertibleEnsemble):
         **BaseTabularMLP._parameter_constraints,
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
     }
+    _converters: ClassVar[dict[str, Converter]] = {**BaseTabularMLP._converters, "_label_binarizer": BINARIZER}
 
     _: KW_ONLY
     class_weight: dict[Any, float] | list[dict[Any, float]] | str | None = None

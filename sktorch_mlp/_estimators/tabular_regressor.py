@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from .array_api import follows_input, for_metric
 from .compat import RegressorMixin, fit_context, with_callbacks
 from .inputs import Inputs
+from .plain import Converter, of_class
+from .tabular import BaseTabularMLP
 from .tabular_conversions import ConvertibleEnsemble
 from .targets import StandardizedTargets
 
@@ -143,6 +145,11 @@ class TabularMLPRegressor(RegressorMixin, ConvertibleEnsemble):
     >>> model.score(X, y) > 0.4
     True
     """
+
+    _converters: ClassVar[dict[str, Converter]] = {
+        **BaseTabularMLP._converters,
+        "_targets": of_class(StandardizedTargets),
+    }
 
     def _make_targets(self, y: Any) -> StandardizedTargets:
         self._targets = StandardizedTargets(y)

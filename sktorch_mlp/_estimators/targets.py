@@ -32,6 +32,7 @@ from sktorch_mlp._nn.losses import (
 
 from .array_api import take_labels
 from .messages import warn
+from .plain import Converter
 
 #: The name of a loss, or a function of predictions and targets.
 LossLike = str | Callable[..., Any]
@@ -181,13 +182,23 @@ def fit_label_binarizer(y: Any) -> LabelBinarizer:
 
     That is a tenth of the time around a small fit.
     """
-    binarizer = LabelBinarizer()
     if y.ndim > 1 or y.dtype.kind not in "iub" or not y.dtype.isnative:
-        return binarizer.fit(y)
-    binarizer.classes_ = np.unique(y)
-    binarizer.y_type_ = "binary" if len(binarizer.classes_) <= 2 else "multiclass"
-    binarizer.sparse_input_ = False
+        return LabelBinarizer().fit(y)
+    classes = np.unique(y)
+    return _make_binarizer(classes, "binary" if len(classes) <= 2 else "multiclass", sparse_input=False)
+
+
+def _make_binarizer(classes: np.ndarray, y_type: str, *, sparse_input: bool) -> LabelBinarizer:
+    binarizer = LabelBinarizer()
+    binarizer.classes_, binarizer.y_type_, binarizer.sparse_input_ = classes, y_type, sparse_input
     return binarizer
+
+
+#: What a binarizer has learned, as plain values.
+BINARIZER = Converter(
+    lambda learned: {"classes": learned.classes_, "y_type": learned.y_type_, "sparse_input": learned.sparse_input_},
+    lambda state: _make_binarizer(**state),
+)
 
 
 def decode_labels(outputs: Any, binarizer: LabelBinarizer) -> Any:
@@ -320,6 +331,14 @@ class StandardizedTargets(NumericTargets):
         within = (numbers - middle) / half
         self.center = middle + half * within.mean(0)
         self.scale = np.where(low < high, half * within.std(0), 0.0)
+
+    def __getstate__(self) -> dict[str, np.ndarray]:
+        """Center and scale: what predictions need."""
+        return {"center": self.center, "scale": self.scale}
+
+    def __setstate__(self, state: dict[str, np.ndarray]) -> None:
+        super().__init__(len(state["center"]), "squared_error", 0.5)
+        self.center, self.scale = state["center"], state["scale"]
 
     def encode(self, y: Any, dtype: np.dtype) -> np.ndarray:
         """Standardize and transpose numbers."""

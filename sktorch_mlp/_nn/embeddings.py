@@ -150,8 +150,22 @@ class TableEmbedding:
         return np.concatenate([np.zeros(0), *drawn])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the parts, which are made of the rest."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Fields as plain values: lists, and the edges of all numbers in one array. Parts are made of them."""
+        state = {field.name: getattr(self, field.name) for field in fields(self)}
+        lists = {name: list(value) for name, value in state.items() if isinstance(value, tuple)}
+        return (
+            state
+            | lists
+            | {
+                "edges": np.concatenate([np.zeros(0), *self.edges]),  # float64, which has those of float32 exactly
+                "n_edges": np.array([len(edges) for edges in self.edges], np.int64),
+            }
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = {name: tuple(value) if isinstance(value, list) else value for name, value in state.items()}
+        n_edges = state.pop("n_edges")
+        vars(self).update(state, edges=tuple(np.split(state["edges"], np.cumsum(n_edges)[:-1])) if len(n_edges) else ())
 
 
 def quantile_edges(values: np.ndarray, n_bins: int) -> np.ndarray:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sktorch_mlp._nn.network import StackedMLP
 from sktorch_mlp._nn.tensors import StateDict, join_states, select_networks, squeeze_stack
 
-from .schedules import Schedule
+from .schedules import Schedule, schedule_from_plain, schedule_to_plain
 
 #: A number for a stack of one on the CPU, else a tensor of one number for each network, (n_networks, 1) or 0-d.
 Scalar = float | Tensor
@@ -131,12 +132,18 @@ class Optimizer(ABC):
         return joined
 
     def __getstate__(self) -> dict[str, Any]:
-        """Settings and state; tensors on the CPU, so that they load where there is no GPU.
+        """Settings and state as plain values: arrays for tensors, which load where there is no GPU.
 
         Attributes that `bind` made from a network are left out: it makes them again.
         """
-        public = {name: value for name, value in vars(self).items() if not name.startswith("_")}
-        return {name: _to_cpu(value) for name, value in public.items()}
+        state = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        state |= {name: _to_arrays(state[name]) for name in self.moments}
+        return state | {"schedules": [schedule_to_plain(schedule) for schedule in self.schedules]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        vars(self).update({name: _to_tensors(state[name]) for name in self.moments})
+        self.schedules = [schedule_from_plain(schedule) for schedule in state["schedules"]]
 
 
 class SGD(Optimizer):
@@ -247,7 +254,24 @@ class TorchOptimizer(Optimizer):
         return self.optimizer_state if optimizer is None else optimizer.state_dict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"optimizer_state": _to_cpu(self._inner_state())}
+        class_, inner_state = class_to_plain(self.optimizer_class), _to_arrays(self._inner_state())
+        return super().__getstate__() | {"optimizer_class": class_, "optimizer_state": inner_state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.optimizer_class = class_from_plain(state["optimizer_class"])
+        self.optimizer_state = _to_tensors(state["optimizer_state"])
+
+
+def class_to_plain(class_: Any) -> Any:
+    """Name of a class of `torch.optim` in a dict; anything else as it is."""
+    name = getattr(class_, "__name__", "")
+    return {"torch.optim": name} if getattr(torch.optim, name, None) is class_ else class_
+
+
+def class_from_plain(value: Any) -> Any:
+    """Class of `torch.optim` of which `class_to_plain` has made a dict; anything else as it is."""
+    return getattr(torch.optim, value["torch.optim"]) if isinstance(value, dict) else value
 
 
 def _layer_tensors(network: StackedMLP, flat: Tensor) -> list[Tensor]:
@@ -289,7 +313,14 @@ def _column(values: Tensor) -> Tensor:
     return values.squeeze(0) if len(values) == 1 else values.unsqueeze(-1)
 
 
-def _to_cpu(value: Any) -> Any:
+def _to_arrays(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _to_cpu(item) for name, item in value.items()}
-    return value.cpu() if isinstance(value, Tensor) else value
+        return {name: _to_arrays(item) for name, item in value.items()}
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+
+
+def _to_tensors(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _to_tensors(item) for name, item in value.items()}
+    # Steps write to them, which an array that is mapped from a file would not survive.
+    return torch.from_numpy(np.require(value, requirements="W")) if isinstance(value, np.ndarray) else value

@@ -7,8 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from sktorch_mlp._nn.network import StackedMLP
 from sktorch_mlp._nn.tensors import StateDict
+
+from .records import from_columns, to_array, to_columns, to_list
 
 #: Record of an epoch: its number, losses, score, learning rate and seconds.
 EpochRecord = dict[str, Any]
@@ -128,6 +132,15 @@ class Progress:
     def load_state_dict(self, state: StateDict) -> None:
         """Set all fields to those of a state, which is copied."""
         vars(self).update(Progress(**state).state_dict())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All fields as plain values: curves as arrays, records as columns."""
+        curves = {name: to_array(value) for name, value in vars(self).items() if isinstance(value, list)}
+        return vars(self) | curves | {"records": to_columns(self.records)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        curves = {name: to_list(value) for name, value in state.items() if isinstance(value, np.ndarray | list)}
+        vars(self).update(state | curves | {"records": from_columns(state["records"])})
 
     def add_epoch(self, loss: float, learning_rate: float, seconds: float) -> None:
         """Record an epoch with its training loss."""

@@ -156,5 +156,24 @@ class OneCycle(PlannedSchedule):
         return _half_cosine(high, low / 1e4, (n_done - top) / (last - top))
 
 
+#: Schedules by the names that pickles and files have for them.
+SCHEDULES: dict[str, type[Schedule]] = {
+    schedule.__name__: schedule for schedule in (Schedule, InverseScaling, Adaptive, Cosine, OneCycle)
+}
+
+
+def schedule_to_plain(schedule: Schedule) -> dict[str, Any]:
+    """Name and values of a schedule."""
+    return {"name": type(schedule).__name__, **schedule.state_dict()}
+
+
+def schedule_from_plain(state: dict[str, Any]) -> Schedule:
+    """Make the schedule of a name and values."""
+    class_ = SCHEDULES[state["name"]]
+    schedule = class_.__new__(class_)
+    schedule.load_state_dict({name: value for name, value in state.items() if name != "name"})
+    return schedule
+
+
 def _half_cosine(start: float, end: float, fraction: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * fraction))

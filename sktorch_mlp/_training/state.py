@@ -13,8 +13,12 @@ from sktorch_mlp._data.device import is_available
 from sktorch_mlp._nn.dropout import Dropout
 from sktorch_mlp._nn.network import StackedMLP
 
-from .optimizers import Optimizer
+from .adam import Adam, AdamW
+from .optimizers import SGD, Optimizer, TorchOptimizer
 from .progress import Progress
+
+#: Optimizers by the names that pickles and files have for them.
+OPTIMIZERS: dict[str, type[Optimizer]] = {class_.__name__: class_ for class_ in (SGD, Adam, AdamW, TorchOptimizer)}
 
 
 @dataclass(eq=False)
@@ -52,15 +56,34 @@ class FitState:
         network.dropout = Dropout([rates], [self.generator])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the network, whose weights the estimator stores; store the generator as its state."""
-        generator = self.generator
-        stream = None if generator is None else (generator.device, generator.get_state().numpy())
-        return vars(self) | {"network": None, "generator": stream}
+        """All as plain values, without the network, whose weights the estimator stores."""
+        generator, optimizer = self.generator, self.optimizer
+        return {
+            "sparse_input": self.sparse_input,
+            "optimizer": None if optimizer is None else {"name": type(optimizer).__name__, **optimizer.__getstate__()},
+            "progress": self.progress.__getstate__(),
+            "generator": None if generator is None else (str(generator.device), generator.get_state().numpy()),
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        if state["generator"] is not None:
-            device, stream = state["generator"]
-            self.generator = torch.Generator(device) if is_available(device) else None
-            if self.generator is not None:
-                self.generator.set_state(torch.from_numpy(stream))
+        optimizer, generator = state["optimizer"], state["generator"]
+        self.sparse_input, self.network, self.progress = state["sparse_input"], None, Progress()
+        self.progress.__setstate__(state["progress"])
+        self.optimizer = None if optimizer is None else _make_optimizer(**optimizer)
+        self.generator = None if generator is None else _make_generator(*generator)
+
+
+def _make_optimizer(name: str, **state: Any) -> Optimizer:
+    optimizer = OPTIMIZERS[name].__new__(OPTIMIZERS[name])
+    optimizer.__setstate__(state)
+    return optimizer
+
+
+def _make_generator(device_name: str, stream: np.ndarray) -> torch.Generator | None:
+    """Generator in this state; None where its device is not available."""
+    device = torch.device(device_name)
+    if not is_available(device):
+        return None
+    generator = torch.Generator(device)
+    generator.set_state(torch.from_numpy(np.require(stream, requirements="W")))
+    return generator

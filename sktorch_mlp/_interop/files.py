@@ -1,0 +1,22 @@
+"""Files that are replaced as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a path to write to, beside this one, which the file then replaces: what is there survives an error.
+
+    The name of the file is the same, because some writers compress by it.
+    """
+    path = Path(path).resolve()  # a link stays one
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        written = Path(folder) / path.name
+        yield written
+        os.replace(written, path)

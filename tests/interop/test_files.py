@@ -1,0 +1,49 @@
+"""Files are replaced as a whole or not at all."""
+
+import os
+
+import pytest
+
+from sktorch_mlp._interop.files import written_beside
+
+
+@pytest.mark.parametrize("before", [None, "before"])
+def test_a_file_appears_when_it_is_written(before, tmp_path):
+    path = tmp_path / "file.txt"
+    if before is not None:
+        path.write_text(before)
+    with written_beside(path) as written:
+        assert written.name == path.name
+        written.write_text("after")
+        assert (path.read_text() if path.exists() else None) == before
+    assert path.read_text() == "after"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_an_error_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("before")
+
+    def interrupted():
+        with written_beside(str(path)) as written:
+            written.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "before"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_link_stays_one(tmp_path):
+    path, link = tmp_path / "file.txt", tmp_path / "link.txt"
+    link.symlink_to(path)
+    with written_beside(link) as written:
+        written.write_text("after")
+    assert link.is_symlink()
+    assert path.read_text() == "after"
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), written_beside(tmp_path / "nowhere" / "file.txt"):
+        pass
