@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from sktorch_mlp._data.columns import TableEncoder
-from sktorch_mlp._nn.embeddings import TableEmbedding, one_value_fills_most, quantile_edges
+from sktorch_mlp._nn.bins import one_value_fills_most, quantile_edges
+from sktorch_mlp._nn.embeddings import TableEmbedding
 from sktorch_mlp._nn.initialization import initial_parameters
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
 from sktorch_mlp._training.adam import AdamW

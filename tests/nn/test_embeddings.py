@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sktorch_mlp._data.rows import Rows
-from sktorch_mlp._nn.embeddings import TableEmbedding, quantile_edges
+from sktorch_mlp._nn.embeddings import TableEmbedding
 from sktorch_mlp._nn.gradients import ForwardPass, Gradient
 from sktorch_mlp._nn.losses import LogLoss
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
@@ -175,20 +175,3 @@ def test_parameters_begin_as_documented():
     assert abs(standardized[:, :1000].std() - 1) < 0.05  # low and high ones
     assert -0.5 <= phases.min() < -0.49
     assert 0.49 < phases.max() <= 0.5
-
-
-@pytest.mark.parametrize(
-    ("values", "n_bins", "expected"),
-    [
-        (np.arange(101.0), 4, [0, 25, 50, 75, 100]),
-        ([0, 1, 2, 2, np.nan], 8, [0, 1, 2]),  # few kinds of values
-        ([0, 1, 1, np.nan], 8, []),  # the number itself says it all
-        ([3, 3], 8, []),
-        ([np.nan, np.nan], 8, []),
-        ([0] * 40 + list(range(1, 61)), 4, [0, *np.linspace(1, 60, 4)]),  # what many rows have is an edge
-        ([0] * 90 + list(range(1, 61)), 2, [0, *np.linspace(1, 60, 8)]),  # what most have leaves more for the others
-        ([0] * 90 + list(range(1, 8)), 2, list(range(8))),
-    ],
-)
-def test_edges_of_bins_are_quantiles(values, n_bins, expected):
-    np.testing.assert_allclose(quantile_edges(np.array(values, dtype=float), n_bins), expected, rtol=1e-15)
