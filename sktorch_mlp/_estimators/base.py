@@ -44,7 +44,7 @@ from .parameters import (
     make_optimizer,
     make_schedule,
 )
-from .summary import Network, Summary, describe_layers
+from .summary import LayerTable, Summary, describe_layers
 from .targets import Targets
 
 
@@ -242,7 +242,7 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
             normalization=None if not norms else "batch" if "running_mean" in norms[0] else "layer",
             dropout=dropout_rates(self, n_hidden),
         )
-        return Summary([Network(layers)], str(self.device_), str(self.coefs_[0].dtype))
+        return Summary([LayerTable(layers)], str(self.device_), str(self.coefs_[0].dtype))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -26,7 +26,7 @@ from sktorch_mlp._training.threads import available_threads
 
 from .blocks import LARGE, predict_blocks
 from .plain import from_state
-from .summary import Layer, Network, describe_layers
+from .summary import Layer, LayerTable, describe_layers
 
 #: Numbers in the largest buffer of a block of rows, and its fewest rows: so it stays in cache.
 _BLOCK_SIZE, _BLOCK_ROWS = 2**19, 64
@@ -111,7 +111,7 @@ class FittedStack:
         """Weighted sum over networks of their activated outputs, (n_rows, n_outputs)."""
         return self._predictor(rows)
 
-    def summarize(self, n_columns: int, dropout: float) -> Network:
+    def summarize(self, n_columns: int, dropout: float) -> LayerTable:
         """Describe the layers, for tables of so many columns and networks trained with this dropout."""
         spec = self.spec
         n_hidden = len(spec.activations)
@@ -119,7 +119,7 @@ class FittedStack:
         if spec.embedding is not None:
             n_inputs, n_parameters = spec.embedding.n_inputs, spec.embedding.n_parameters
             layers[:1] = [Layer("input", n_columns), Layer("embedding", n_inputs, n_parameters)]
-        return Network(layers, self.n_networks)
+        return LayerTable(layers, self.n_networks)
 
     def __getstate__(self) -> dict[str, Any]:
         """Arrays, and what they are the parameters of, as plain values."""

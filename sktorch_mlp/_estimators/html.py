@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .compat import BaseEstimator
 from .curves import LossCurve, loss_curves, mean_over_networks
-from .summary import HEADER, Network, Summary, cells_of
+from .summary import HEADER, LayerTable, Summary, cells_of
 
 #: Where the documentation is served; the one place to change when it moves.
 DOCS_URL = "https://sktorch-mlp.readthedocs.io/en/latest/"
@@ -97,7 +97,7 @@ def fitted_view(summary: Summary, curves: list[LossCurve]) -> str:
     )
 
 
-def _table(network: Network) -> str:
+def _table(network: LayerTable) -> str:
     rows = [("th", HEADER), *(("td", cells_of(layer)) for layer in network.layers)]
     lines = ["".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) for tag, cells in rows]
     return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"

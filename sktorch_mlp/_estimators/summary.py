@@ -66,8 +66,8 @@ def describe_layers(
 
 
 @dataclass(frozen=True)
-class Network:
-    """Networks of one shape.
+class LayerTable:
+    """The layers of networks of one shape.
 
     Attributes
     ----------
@@ -95,14 +95,14 @@ class Summary:
 
     Attributes
     ----------
-    networks : list of Network
+    networks : list of LayerTable
         One; of an ensemble one for each shape.
     device : str
     dtype : str
         Precision of the parameters.
     """
 
-    networks: list[Network]
+    networks: list[LayerTable]
     device: str
     dtype: str
 
@@ -129,7 +129,7 @@ def cells_of(layer: Layer) -> tuple[str, str, str, str]:
     return layer.name, f"{layer.units:,}", f"{layer.n_parameters:,}", ", ".join(layer.then)
 
 
-def _table(network: Network) -> str:
+def _table(network: LayerTable) -> str:
     """The layers of a network as aligned columns."""
     rows = [HEADER, *map(cells_of, network.layers)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
