@@ -26,7 +26,9 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
-default_role = "py:obj"  # names in single backticks are links where they are names of ours
+default_role = (
+    "py:obj"  # names in single backticks are links where they are names of ours
+)
 extlinks = {"arxiv": ("https://arxiv.org/abs/%s", "arXiv:%s")}
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
@@ -38,9 +40,16 @@ html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_extra_path = ["llms.txt"]
 html_show_sourcelink = False
+html_sidebars = {
+    page: [] for page in ("benchmarks", "design", "changelog", "development")
+}
 html_theme_options = {
-    "header_links_before_dropdown": 6,
-    "secondary_sidebar_items": ["page-toc"],
+    "header_links_before_dropdown": 5,
+    "navbar_persistent": ["search-button"],
+    # Examples have none, which gives their lines of code more room.
+    "secondary_sidebar_items": dict.fromkeys(
+        ["*", "guide/*", "api/*"], ("page-toc",)
+    ),
     "footer_start": ["copyright"],
     "footer_end": [],
 }
@@ -61,7 +70,11 @@ numpydoc_validation_checks = {
     "RT03",
 }
 # What scikit-learn makes, with docstrings of its own.
-numpydoc_validation_exclude = {r"\.set_\w+_request$", r"\.get_metadata_routing$", r"\.(get|set)_params$"}
+numpydoc_validation_exclude = {
+    r"\.set_\w+_request$",
+    r"\.get_metadata_routing$",
+    r"\.(get|set)_params$",
+}
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
@@ -75,6 +88,7 @@ sphinx_gallery_conf = {
     "reference_url": {"sktorch_mlp": None},
     "doc_module": ("sktorch_mlp",),
     "backreferences_dir": "api/examples",
+    "capture_repr": ("_repr_html_",),
     "image_srcset": ["2x"],
     "notebook_extensions": set(),  # scripts with options are no notebooks
     "download_all_examples": False,
@@ -84,7 +98,11 @@ sphinx_gallery_conf = {
 }
 
 #: Links of files in the root of the repository, and where they lead here.
-PAGES = {"docs/": "", "benchmarks/README.md": "benchmarks.md", "CHANGELOG.md": "changelog.md"}
+PAGES = {
+    "docs/": "",
+    "benchmarks/README.md": "benchmarks.md",
+    "CHANGELOG.md": "changelog.md",
+}
 
 
 def lead_to_pages(app, path, docname, content):

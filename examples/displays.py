@@ -2,7 +2,8 @@
 Losses, searches and layers as pictures
 =======================================
 
-`LossCurveDisplay` and `SearchDisplay` are used as the displays of scikit-learn are::
+`LossCurveDisplay` and `SearchDisplay` are used as the displays of scikit-learn are. It takes
+``pip install "sktorch-mlp[plot]"``::
 
     python examples/displays.py
 """
@@ -11,12 +12,12 @@ import warnings
 
 import matplotlib.pyplot as plt
 from scipy.stats import loguniform
-from sklearn.datasets import load_digits, load_wine
+from sklearn.datasets import load_diabetes, load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.neural_network import MLPClassifier
 
-from sktorch_mlp import LossCurveDisplay, MLPTorchClassifier, SearchDisplay, TabularMLPClassifier, stacked_fits
+from sktorch_mlp import LossCurveDisplay, MLPTorchClassifier, SearchDisplay, TabularMLPRegressor, stacked_fits
 
 warnings.simplefilter("ignore", ConvergenceWarning)  # some curves shall end early
 X, y = load_digits(return_X_y=True)
@@ -48,8 +49,8 @@ LossCurveDisplay.from_estimators({name: model.fit(X, y) for name, model in model
 # -----------
 # The mean over its eight networks, with a band from the lowest to the highest.
 
-ensemble = TabularMLPClassifier(max_iter=40, random_state=0).fit(*load_wine(return_X_y=True, as_frame=True))
-LossCurveDisplay.from_estimator(ensemble, log=True)
+ensemble = TabularMLPRegressor(max_iter=40, random_state=0).fit(*load_diabetes(return_X_y=True, as_frame=True))
+LossCurveDisplay.from_estimator(ensemble)
 
 # %%
 # A grid search

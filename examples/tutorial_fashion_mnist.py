@@ -18,7 +18,6 @@ from _by_hand import Network, count_lines, evaluate, make_loader, train_epoch
 from _shared import draw_curves, load_images, parse_options
 from sktorch_mlp import MLPTorchClassifier
 
-
 # %%
 # By hand.
 

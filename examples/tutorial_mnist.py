@@ -25,7 +25,6 @@ from _by_hand import Network, count_lines, count_parameters, evaluate, make_load
 from _shared import draw_curves, load_images, parse_options
 from sktorch_mlp import MLPTorchClassifier
 
-
 # %%
 # Three ways to train one network.
 

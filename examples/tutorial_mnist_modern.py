@@ -20,7 +20,6 @@ from _by_hand import ModernNetwork, Network, count_lines, evaluate, make_loader,
 from _shared import draw_curves, load_images, parse_options
 from sktorch_mlp import MLPTorchClassifier
 
-
 # %%
 # The recipe by hand.
 

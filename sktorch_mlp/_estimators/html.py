@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from abc import abstractmethod
-from typing import Any
 
 import numpy as np
 from sklearn.exceptions import NotFittedError
