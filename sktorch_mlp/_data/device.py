@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -48,6 +50,13 @@ def best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on the device; of the CPU, and where PyTorch does not say, as many as one likes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return math.inf
 
 
 def _available_devices() -> str:

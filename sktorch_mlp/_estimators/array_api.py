@@ -12,14 +12,14 @@ import torch
 from sklearn import get_config
 from torch import Tensor
 
-from sktorch_mlp._nn.tensors import as_tensor, most_precise_dtype, to_numpy
+from sktorch_mlp._nn.tensors import ROW_DTYPES, as_tensor, most_precise_dtype, to_numpy
 
 from .compat import BaseEstimator, check_same_namespace, get_namespace_and_device, move_to
 
 Predict = TypeVar("Predict", bound=Callable[..., Any])
 
-#: Dtypes that training and predictions compute with.
-_PRECISIONS = (torch.float32, torch.float64)
+#: Dtypes of X that it keeps.
+_KEPT = {as_tensor(np.empty(0, dtype)).dtype for dtype in ROW_DTYPES}
 
 
 def is_dispatching() -> bool:
@@ -57,10 +57,9 @@ def to_array_or_tensor(X: Any) -> Any:
     X = X.detach()
     if X.is_inference():  # could not be trained on
         X = X.clone()
-    if X.dtype in _PRECISIONS:
+    if X.dtype in _KEPT:
         return X
-    has_numpy_dtype = X.dtype == torch.float16 or not X.is_floating_point()
-    return X.to(most_precise_dtype(X.device) if has_numpy_dtype else torch.float32)
+    return X.to(torch.float32 if X.is_floating_point() else most_precise_dtype(X.device))
 
 
 def _tensor_of(array: Any) -> Tensor:

@@ -20,7 +20,7 @@ from sktorch_mlp._interop.compat import callback_attributes
 from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.modules import NORM_NAMES, sequential
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP, per_hidden_layer
-from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype
+from sktorch_mlp._nn.tensors import ROW_DTYPES, as_tensor, numpy_dtype
 from sktorch_mlp._training.progress import Progress
 from sktorch_mlp._training.state import FitState
 
@@ -229,7 +229,7 @@ class FittedMLP(MLPParameters, SavableEstimator):
         dtype = self.coefs_[0].dtype
         if self.dtype == "auto" and self.device_.type == "cpu":  # promoted as numpy would
             dtype = np.dtype(np.float32 if np.result_type(numpy_dtype(X), dtype) == np.float32 else np.float64)
-        if numpy_dtype(X) not in (np.float32, np.float64):
+        if isinstance(X, np.ndarray) and X.dtype not in ROW_DTYPES:
             X = X.astype(dtype)
 
         def make() -> Predictor:

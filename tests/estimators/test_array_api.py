@@ -410,3 +410,12 @@ def test_tensors_of_the_host_share_their_memory(monkeypatch):
     monkeypatch.setattr(Rows, "from_array", classmethod(from_array))
     ours("classifier").fit(T, LABELS).predict(T)
     assert addresses == [T.data_ptr()] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bool, torch.int64])
+def test_tensors_of_narrow_types_give_what_float64_gives(dtype):
+    values = (torch.from_numpy(X) > 1).to(dtype)
+    expected = ours("classifier").fit(values.double(), LABELS)
+    estimator = ours("classifier").fit(values, LABELS)
+    assert_array_equal(estimator.coefs_[0], expected.coefs_[0])
+    assert_array_equal(estimator.predict_proba(values), expected.predict_proba(values.double()))

@@ -8,9 +8,9 @@ import scipy.sparse as sp
 import torch
 from sklearn.datasets import load_digits
 
-from sktorch_mlp._data.batches import Shuffler
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._data.samples import Samples, TrainingData
+from sktorch_mlp._data.shuffling import Shuffler
 from sktorch_mlp._nn.dropout import Dropout
 from sktorch_mlp._nn.initialization import initial_parameters
 from sktorch_mlp._nn.losses import LogLoss
