@@ -19,7 +19,7 @@ from sktorch_mlp._nn.inputs import DenseBatch
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
 from sktorch_mlp._nn.matmul import Scratch
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
-from sktorch_mlp._nn.tensors import as_tensor, most_precise_dtype
+from sktorch_mlp._nn.tensors import as_tensor, most_precise_dtype, to_device
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.progress import DivergenceError
 from sktorch_mlp._training.threads import available_threads
@@ -181,7 +181,7 @@ class _StackPredictor:
             for activate_, coef, intercept, dtype in zip(activations, coefs[1:], intercepts[1:], dtypes, strict=False)
         ]
         self._activate_outputs_ = OUTPUT_ACTIVATIONS[stack.out_activation]
-        self._weights = as_tensor(stack.weights, first.device).to(precise)
+        self._weights = to_device(as_tensor(stack.weights), first.device)
         self._n_outputs = coefs[-1].shape[1]
         self._n_coefs = sum(coef.numel() for coef in coefs)
         widest = max(n_fixed, n_networks * max(coef.shape[1] for coef in coefs))

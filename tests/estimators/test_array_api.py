@@ -396,6 +396,18 @@ def test_a_model_of_the_host_answers_on_the_device(devices):
     assert predicted.device == on_device(X).device
 
 
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_labels_and_predictions_on_mps_are_float32(device, devices):
+    """It has no float64, in which labels and the predictions of a model of the host may be."""
+    rows = on_device(X.astype(np.float32), "mps")
+    for kind in KINDS:
+        model = ours(kind, device=device).fit(rows, TARGETS[kind].astype(float))
+        for method in methods_of(model):
+            assert (method(rows).device, method(rows).dtype) == (rows.device, torch.float32)
+        expected = ours(kind, dtype="float32").fit(X, TARGETS[kind].astype(float)).predict(X)
+        assert_allclose(model.predict(rows).cpu().numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_tensors_of_the_host_share_their_memory(monkeypatch):
     """Nothing is copied of a tensor in the precision of the fit."""
     addresses = []
