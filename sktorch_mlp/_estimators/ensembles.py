@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sktorch_mlp._data.device import is_available
+from sktorch_mlp._data.device import available_or_cpu
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._nn.activations import get_activation
 from sktorch_mlp._nn.embeddings import TableEmbedding, bind_fixed, split_learned
@@ -141,7 +141,7 @@ class FittedStack:
             sparse_input=state["sparse_input"],
             bfloat16=state["bfloat16"],
             dtype=torch.float32 if state["flat"].dtype == np.float32 else torch.float64,
-            device=device if is_available(device) else torch.device("cpu"),
+            device=device,
             embedding=None if embedding is None else from_state(TableEmbedding, embedding),
         )
         self.flat, self.bin_scales, self.weights = state["flat"], state["bin_scales"], state["weights"]
@@ -259,6 +259,9 @@ class FittedEnsemble:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.stacks = [from_state(FittedStack, stack) for stack in state["stacks"]]
         self.held_out = state["held_out"]
+        device = available_or_cpu(self.stacks[0].spec.device)
+        for stack in self.stacks:
+            stack.spec = replace(stack.spec, device=device)
 
     @property
     def weights(self) -> np.ndarray:
