@@ -274,9 +274,10 @@ class FittedEnsemble:
 
     def predict(self, X: Any) -> np.ndarray:
         """Average of the activated outputs, (n_rows, n_outputs), for encoded X, dense or sparse."""
+        rows = Rows.from_array(X, self.stacks[0].spec.device, self.stacks[0].dtype)  # those of all stacks
         total: Tensor | None = None
         for stack in self.stacks:
-            predicted = stack.predict(Rows.from_array(X, stack.spec.device, stack.dtype))
+            predicted = stack.predict(rows)
             total = predicted if total is None else total.add_(predicted)
         assert total is not None
         return total.cpu().numpy()
