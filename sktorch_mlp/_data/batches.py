@@ -138,7 +138,7 @@ class UniformWeights:
 
     def __init__(self, sizes: Sequence[int], n_train: Sequence[int], like: Tensor) -> None:
         n_networks = len(n_train)
-        self.fractions = [like.new_tensor(1 / size) for size in sizes]
+        self.fractions = list(like.new_tensor([1 / size for size in sizes]).unbind(0))  # to a device in one copy
         self.totals = like.new_tensor(sizes).unsqueeze(-1).expand(-1, n_networks)
         self.batch_fractions = self.totals / like.new_tensor(n_train)
         self._row_fraction = 1 / squeeze_stack(like.new_tensor(n_train))

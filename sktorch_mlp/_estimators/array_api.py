@@ -12,7 +12,7 @@ import torch
 from sklearn import get_config
 from torch import Tensor
 
-from sktorch_mlp._nn.tensors import ROW_DTYPES, as_tensor, most_precise_dtype, to_numpy
+from sktorch_mlp._nn.tensors import ROW_DTYPES, as_tensor, most_precise_dtype, to_device, to_numpy
 
 from .compat import BaseEstimator, check_same_namespace, get_namespace_and_device, move_to
 
@@ -85,7 +85,7 @@ def take_labels(classes: np.ndarray, indices: Any) -> Any:
     if not isinstance(indices, Tensor):
         return classes[indices]
     try:
-        return as_tensor(classes, indices.device)[indices]
+        return to_device(as_tensor(classes), indices.device)[indices]
     except (TypeError, ValueError, NotImplementedError):
         return classes[indices.cpu().numpy()]
 
@@ -169,6 +169,6 @@ def _follow(predicted: Any, X: Any) -> Any:
             return predicted
         predicted = predicted.astype(predicted.dtype.newbyteorder("="), copy=False)
     if isinstance(X, Tensor):
-        return (predicted if isinstance(predicted, Tensor) else as_tensor(predicted)).to(X.device)
+        return to_device(predicted if isinstance(predicted, Tensor) else as_tensor(predicted), X.device)
     xp, _, device = get_namespace_and_device(X)
     return move_to(predicted, xp=xp, device=device)

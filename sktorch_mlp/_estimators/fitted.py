@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +13,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from sktorch_mlp._data.device import is_available
+from sktorch_mlp._data.device import available_or_cpu
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._interop.compat import callback_attributes
 from sktorch_mlp._nn.losses import Loss
@@ -259,10 +258,5 @@ class FittedMLP(MLPParameters, SavableEstimator):
             self._weight_arrays = WeightArrays()
             progress = vars(self._state.progress)
             vars(self).update({name: progress[state[name]] for name in CURVES if isinstance(state.get(name), str)})
-        device = self.__dict__.get("device_")
-        if device is not None and not is_available(device):
-            warnings.warn(
-                f"The estimator was fitted on {str(device)!r}, which is not available here. It will predict on the CPU.",
-                stacklevel=2,
-            )
-            self.device_ = torch.device("cpu")
+        if "device_" in state:
+            self.device_ = available_or_cpu(self.device_)

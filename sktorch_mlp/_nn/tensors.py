@@ -126,6 +126,13 @@ def as_tensor(array: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     return torch.from_numpy(array).to(device)
 
 
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Move values to a device; float64 becomes float32 where the device has no float64."""
+    if values.dtype == torch.float64:
+        values = values.to(most_precise_dtype(device))
+    return values.to(device)
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Compute in the precision of the tensors, also where the caller has autocast on."""
     if not torch.is_autocast_enabled(device.type):
