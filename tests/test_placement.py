@@ -25,6 +25,8 @@ from sktorch_mlp import (
     stacked_fits,
 )
 from sktorch_mlp._data.batches import Segment
+from sktorch_mlp._data.rows import Rows
+from sktorch_mlp._data.streams import StreamedBatches
 from sktorch_mlp._nn.dropout import Dropout
 from sktorch_mlp._nn.gradients import Gradient
 from sktorch_mlp._training.cuda_graphs import CudaGraph
@@ -316,3 +318,73 @@ def test_models_open_without_the_device(name, tmp_path):
         np.testing.assert_allclose(outputs(name, opened), expected, rtol=1e-5, atol=1e-6)
         if name in ("classifier", "sparse", "poisson"):
             opened.set_params(device="cpu").partial_fit(ROWS.get(name, X), X[:, 0] ** 2 if name == "poisson" else Y)
+
+
+# X larger than the device ----------------------------------------------------------------
+
+
+@pytest.fixture
+def small_device(devices, monkeypatch):
+    """CUDA devices with little free memory, to which all X that are not small stay on the host; blocks are small, too."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (X.nbytes // 16, 2**34))
+    monkeypatch.setitem(Rows.from_array.__func__.__kwdefaults__, "copy_bytes", 100)
+    monkeypatch.setitem(StreamedBatches.__init__.__kwdefaults__, "block_bytes", 100)
+    return devices
+
+
+@pytest.mark.parametrize(
+    ("params", "fit_params"),
+    [
+        ({}, {}),
+        ({"dropout": 0.2, "normalization": "batch"}, {"sample_weight": WEIGHTS}),
+        ({"early_stopping": True}, {}),
+        ({"dtype": "float64", "solver": "sgd"}, {}),
+        ({"batch_size": 240}, {}),
+        ({"callbacks": [LRScheduler(policy="StepLR", step_size=2)]}, {}),
+    ],
+    ids=["", "dropout", "early stopping", "float64", "one batch", "callbacks"],
+)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int8])
+def test_rows_that_stay_on_the_host_give_the_same_numbers(dtype, params, fit_params, small_device, monkeypatch):
+    rows = (10 * X).astype(dtype)
+    streamed = classifier(**params).fit(rows, Y, **fit_params)
+    assert max(copy.n_values for copy in small_device.to_device) <= 6 * params.get("batch_size", 40)
+    predicted = streamed.predict_proba(rows)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (2**33, 2**34))
+    resident = classifier(**params).fit(rows, Y, **fit_params)
+    np.testing.assert_array_equal(weights_of(streamed), weights_of(resident))
+    np.testing.assert_array_equal(predicted, resident.predict_proba(rows))
+
+
+def test_rows_that_stay_on_the_host_are_copied_while_kernels_run(small_device, capsys):
+    classifier(max_iter=1, verbose=True).fit(X, Y)
+    assert "of X are read in blocks, and sent to cuda" in capsys.readouterr().out
+    costs = [costs_of_an_epoch(small_device, batch_size=batch_size) for batch_size in (40, 20)]
+    (to_device, to_host, waits), (to_device_of_twice, *others) = costs
+    assert [to_host, waits] == others == [1, 2]  # as for rows on the device
+    # Each mini-batch is a block here: its rows, and the learning rate of its step.
+    assert to_device_of_twice - to_device == 2 * 6
+    assert all(copy.n_values <= 40 * 6 for copy in small_device.to_device if copy.call == "copy_")
+
+
+def test_ensembles_stream_rows_too(small_device, monkeypatch):
+    frame, y = table()
+    streamed = TabularMLPClassifier(**SMALL_TABLE, device="cuda").fit(frame, y)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (2**33, 2**34))
+    resident = TabularMLPClassifier(**SMALL_TABLE, device="cuda").fit(frame, y)
+    np.testing.assert_array_equal(streamed.predict_proba(frame), resident.predict_proba(frame))
+
+
+def test_a_search_on_rows_that_stay_on_the_host(small_device):
+    grid = {"alpha": [1e-4, 0.1]}
+    found = GridSearchCV(classifier(), grid, cv=2, error_score="raise").fit(X, Y)
+    with stacked_fits():
+        stacked = GridSearchCV(classifier(), grid, cv=2, error_score="raise").fit(X, Y)
+    np.testing.assert_array_equal(stacked.cv_results_["mean_test_score"], found.cv_results_["mean_test_score"])
+
+
+def test_chunks_and_files_are_sent_to_the_device(devices):
+    rows = X.astype(np.float32)
+    expected = classifier(shuffle=False).fit(rows, Y)
+    chunks = [(rows[:100], Y[:100]), (rows[100:], Y[100:])]
+    np.testing.assert_array_equal(weights_of(classifier(shuffle=False).fit(chunks)), weights_of(expected))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -101,14 +101,20 @@ class MiniBatches:
         if self.segments[-1].is_loaded_once:
             yield self.segments[-1]
             return
-        parts = (indices.split(self._lengths, -1) for indices in self._samples.stack_indices(orders))
-        yield from self._load_segments(zip(*parts, strict=True))
+        yield from self._load_segments(orders)
 
-    def _load_segments(self, parts: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Segment]:
-        """Load these rows and target rows into one segment after the other."""
-        for segment, (rows, target_rows) in zip(self.segments, parts, strict=True):
+    def _load_segments(self, orders: Sequence[np.ndarray]) -> Iterator[Segment]:
+        """Load the rows of each network, in this order, into one segment after the other."""
+        for segment, (rows, target_rows) in zip(self.segments, self._split(orders), strict=True):
             segment.load(rows, target_rows)
             yield segment
+
+    def _split(
+        self, orders: Sequence[np.ndarray], device: torch.device | str | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows and target rows of each segment."""
+        parts = (indices.split(self._lengths, -1) for indices in self._samples.stack_indices(orders, device))
+        return zip(*parts, strict=True)
 
 
 class UniformWeights:

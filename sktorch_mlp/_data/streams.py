@@ -6,7 +6,7 @@ A thread reads one block of rows while training takes the one before.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -52,10 +52,10 @@ class Block:
         if within is None:
             is_wider = rows.source_dtype.itemsize >= rows.batch_dtype.itemsize
             dtype = rows.dtype if is_wider else rows.source_dtype  # wide values travel narrow, narrow ones as they are
-            is_cuda = rows.device.type == "cuda"
-            self._host = torch.empty(n_rows, rows.X.shape[1], dtype=dtype, device="cpu", pin_memory=is_cuda)
-            is_cpu = rows.device.type == "cpu"
-            self._on_device = self._host if is_cpu else torch.empty_like(self._host, device=rows.device)
+            host = torch.empty(n_rows, rows.X.shape[1], dtype=dtype, device="cpu")
+            is_cpu, is_cuda = rows.device.type == "cpu", rows.device.type == "cuda"
+            self._host = host.pin_memory() if is_cuda else host
+            self._on_device = host if is_cpu else torch.empty_like(host, device=rows.device)
             self._copies = _Copies(rows.device) if is_cuda else None
         else:
             self._host, self._on_device = within._host[:n_rows], within._on_device[:n_rows]
@@ -206,8 +206,8 @@ class StreamedBatches(MiniBatches):
             return self._train_and_read(self._read_chunks(self._samples.rows.X))
         return super().next_epoch()
 
-    def _load_segments(self, parts: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Segment]:
-        return self._train_and_read(self._read_rows(parts))
+    def _load_segments(self, orders: Sequence[np.ndarray]) -> Iterator[Segment]:
+        return self._train_and_read(self._read_rows(self._split(orders, "cpu"), self._split(orders)))
 
     def _train_and_read(self, loads: Iterator[Callable[[], None]]) -> Iterator[Segment]:
         for segment, load in zip(self.segments, read_ahead(loads), strict=True):
@@ -217,14 +217,16 @@ class StreamedBatches(MiniBatches):
             yield segment
             segment.block.release()
 
-    def _read_rows(self, parts: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Callable[[], None]]:
+    def _read_rows(
+        self, on_host: Iterator[tuple[Tensor, Tensor]], on_device: Iterator[tuple[Tensor, Tensor]]
+    ) -> Iterator[Callable[[], None]]:
         """Read the rows of each segment; yield what loads their targets."""
-        for segment, (rows, target_rows) in zip(self.segments, parts, strict=True):
+        for segment, (rows, _), indices in zip(self.segments, on_host, on_device, strict=True):
             assert isinstance(segment, StreamedSegment)
             segment.block.wait_until_writable()
-            _read(self._samples.rows.X, rows.flatten().cpu().numpy(), segment.block.host)
+            _read(self._samples.rows.X, rows.flatten().numpy(), segment.block.host)
             segment.block.send()
-            yield partial(segment.load, rows, target_rows)
+            yield partial(segment.load, *indices)
 
     def _read_chunks(self, X: ChunkedRows) -> Iterator[Callable[[], None]]:
         """Fill each segment with the next rows of the chunks, in random places; yield what loads their targets."""

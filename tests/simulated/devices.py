@@ -15,13 +15,14 @@ with a graph, as before PyTorch 2.14.
 
 import contextlib
 import threading
-from functools import cache
+from functools import cache, partial
 from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from . import streams
 from .graphs import Generator, Graph, check_generator, current_device, record
 from .state import (
     HOST,
@@ -147,7 +148,7 @@ def _move(func, source, *args, **kwargs):
     if device == _placement(source):
         with torch._C.DisableTorchFunctionSubclass():
             return source.to(dtype or source.dtype, copy=copies)
-    is_pinned = kwargs.get("non_blocking") and getattr(source, "is_simulated_pinned", False)
+    is_pinned = kwargs.get("non_blocking") and _is_pinned(source)
     dtype = dtype or source.dtype
     traffic.note(_placement(source), device, func.__name__, source.numel(), dtype, waits=not is_pinned)
     memory = _memory(source.detach()).to(dtype, copy=True)
@@ -183,6 +184,12 @@ def _deepcopy(source, memo):
     return DeviceTensor(source.memory.clone(), source.placement).requires_grad_(source.requires_grad)
 
 
+def _is_pinned(source):
+    """Whether memory of the host is pinned; that of a view is."""
+    owner = source if isinstance(source, DeviceTensor) or source._base is None else source._base
+    return getattr(owner, "is_simulated_pinned", False)
+
+
 def _pin(source):
     pinned = source.clone()
     pinned.is_simulated_pinned = True
@@ -192,7 +199,7 @@ def _pin(source):
 MOVES = {Tensor.to, Tensor.cpu, Tensor.cuda}
 OF_HOST_TENSORS = {
     Tensor.pin_memory: _pin,
-    Tensor.is_pinned: lambda source: getattr(source, "is_simulated_pinned", False),
+    Tensor.is_pinned: lambda source: _is_pinned(source),
 }
 OF_DEVICE_TENSORS = {
     Tensor.device.__get__: lambda source: source.placement,
@@ -266,9 +273,13 @@ def _launch(kernel, args, kwargs):
 
 def _copy(target, source, non_blocking=False):
     """`copy_` between two devices, or one and the host."""
-    is_pinned = non_blocking and any(getattr(tensor, "is_simulated_pinned", False) for tensor in (target, source))
+    is_pinned = non_blocking and any(map(_is_pinned, (target, source)))
     traffic.note(_placement(source), _placement(target), "copy_", source.numel(), target.dtype, waits=not is_pinned)
-    _memory(target).copy_(_memory(source))
+    copy = partial(_memory(target).copy_, _memory(source))
+    if is_pinned and streams.current_stream() is not streams.DEFAULT:
+        streams.current_stream().add(copy)
+    else:
+        copy()
     return target
 
 
@@ -300,7 +311,10 @@ _CUDA = {
     "synchronize": lambda device=None: traffic.wait("synchronize"),
     "device": current_device,
     "graph": record,
-    "Stream": lambda device=None: None,
+    "Stream": streams.Stream,
+    "Event": streams.Event,
+    "stream": streams.stream,
+    "current_stream": streams.current_stream,
     "CUDAGraph": Graph,
 }
 
