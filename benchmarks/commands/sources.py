@@ -26,7 +26,7 @@ from .memory import in_new_process
 
 UNIT = "seconds"
 
-FEATURES, BATCH_SIZE, EPOCHS = 256, 200, 2
+FEATURES, BATCH_SIZE, EPOCHS = 256, 200, 4
 #: Sizes of X in float32, in MiB.
 SIZES = (64, 256, 1024)
 #: Rows of a chunk, on disk and in a stream.

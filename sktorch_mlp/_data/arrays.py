@@ -77,7 +77,9 @@ class DiskArray:
         starts = np.flatnonzero(np.diff(ascending, prepend=-_GAP - 1) > _GAP)
         for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
             first, last = ascending[start], ascending[stop - 1]
-            out[order[start:stop]] = self._read(slice(first, last + 1))[ascending[start:stop] - first]
+            values, wanted = self._read(slice(first, last + 1)), ascending[start:stop] - first
+            has_gaps = len(values) != len(wanted) or (np.diff(wanted) != 1).any()
+            out[order[start:stop]] = values[wanted] if has_gaps else values
 
     def _read(self, rows: slice) -> np.ndarray:
         values = np.asarray(self._array[rows]).astype(self.dtype, copy=False)

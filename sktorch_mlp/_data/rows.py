@@ -138,6 +138,11 @@ class Rows:
         return is_outside or isinstance(self.X, DiskArray | ChunkedRows)
 
     @property
+    def are_cast(self) -> bool:
+        """Whether batches are of another dtype than X."""
+        return not self.is_sparse and self.source_dtype != self.batch_dtype
+
+    @property
     def neighbors(self) -> int:
         """Consecutive rows that are worth a read of their own: a chunk of the file, or a MiB."""
         chunk_rows = self.X.chunk_rows if isinstance(self.X, DiskArray) else 1

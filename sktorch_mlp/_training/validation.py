@@ -19,8 +19,8 @@ from sktorch_mlp._nn.tensors import squeeze_stack
 
 from .progress import TrainingOptions
 
-#: Rows validated at a time; with an embedding so many that all inputs have this many numbers.
-_BLOCK_ROWS, _BLOCK_INPUTS = 2**14, 2**21
+#: Rows validated at a time, at most, and numbers that the inputs of their networks have, unless so few rows have more.
+_MOST_ROWS, _MOST_INPUTS, _FEWEST_ROWS = 2**14, 2**21, 64
 
 
 class Validator:
@@ -72,8 +72,8 @@ class Validator:
 
     @staticmethod
     def _batch_of(rows: Rows, block: Tensor) -> Callable[[], Batch]:
-        """What gives the batch of a block: one that is kept, or of streamed rows one that is read each time."""
-        if rows.is_streamed:
+        """What gives the batch of a block: one that is kept, or made each time of rows that are streamed or cast."""
+        if rows.is_streamed or rows.are_cast:
             return lambda: rows.take(block)
         batch = rows.take(block)
         return lambda: batch
@@ -105,6 +105,5 @@ class Validator:
 
 def _block_rows(network: StackedMLP) -> int:
     embedding = network.spec.embedding
-    if embedding is None:
-        return _BLOCK_ROWS
-    return min(_BLOCK_ROWS, max(64, _BLOCK_INPUTS // (network.n_networks * embedding.n_inputs)))
+    n_inputs = network.spec.layer_units[0] if embedding is None else embedding.n_inputs
+    return min(_MOST_ROWS, max(_FEWEST_ROWS, _MOST_INPUTS // (network.n_networks * n_inputs)))
