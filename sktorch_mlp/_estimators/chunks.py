@@ -114,8 +114,11 @@ class Chunks:
         for i, chunk in enumerate(self._source):
             if not isinstance(chunk, tuple | list) or len(chunk) not in (2, 3):
                 raise TypeError(f"Chunk {i} of X is {_describe(chunk)}. {_WHAT_IT_IS}.")
+            if np.shape(chunk[0])[:1] == (0,):  # as partitions may be
+                continue
             try:
-                validated = validate_training(self._estimator, Inputs(*chunk), self._precision, reset=reset and i == 0)
+                validated = validate_training(self._estimator, Inputs(*chunk), self._precision, reset=reset)
+                reset = False
             except ValueError as error:
                 raise ValueError(f"Chunk {i} of X: {error}") from error
             if sp.issparse(validated.X) or isinstance(validated.X, torch.Tensor):

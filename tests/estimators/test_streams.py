@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import threading
 
 import h5py
 import numpy as np
@@ -167,7 +168,7 @@ def test_chunks_in_order_are_the_rows_in_order(kind, n_rows):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: [(X[:20], LABELS[:20]), (X[20:], LABELS[20:])],
+        lambda: [(X[:0], LABELS[:0]), (X[:20], LABELS[:20]), (X[:0], LABELS[:0]), (X[20:], LABELS[20:])],
         lambda: Chunked(20, pd.DataFrame(X, columns=list("abcd")), pd.Series(LABELS)),
         lambda: DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(LABELS)), batch_size=20),
         lambda: TensorDataset(torch.from_numpy(X), torch.from_numpy(LABELS)),
@@ -279,6 +280,21 @@ def test_labels_that_come_later_are_found():
     with pytest.raises(ValueError, match=r"y has classes \[3\]. Known are \[0 1 2\]"):
         estimator.fit(Changing(1, X))
     assert not hasattr(estimator, "coefs_")
+
+
+def test_errors_of_the_iterable_leave_a_fitted_model_as_it_was():
+    class Failing(Chunked):
+        def __iter__(self):
+            yield from super().__iter__()
+            if self.n_passes > 2:
+                raise OSError("the disk is gone")
+
+    estimator = ours("classifier", warm_start=True).fit(X, LABELS)
+    before, n_threads = estimator.coefs_[0].copy(), threading.active_count()
+    with pytest.raises(OSError, match="the disk is gone"):
+        estimator.fit(Failing(9, X, LABELS))
+    np.testing.assert_array_equal(estimator.coefs_[0], before)
+    assert threading.active_count() == n_threads
 
 
 def test_verbose_says_what_is_read(capsys):
