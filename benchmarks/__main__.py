@@ -20,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from . import figures
 from .arguments import add_common, add_figure
-from .commands import contention, features, fits, imports, memory, predict, scaling, search, tables, versions
+from .commands import contention, features, fits, imports, memory, predict, scaling, search, sources, tables, versions
 from .machine import MAX_LOAD, environment
 from .report import Summary, summarize, to_json
 from .runner import Row, SkippedError, limit_threads
@@ -32,6 +32,7 @@ COMMANDS: dict[str, Any] = {
     "scaling": scaling,
     "contention": contention,
     "memory": memory,
+    "sources": sources,
     "imports": imports,
     "features": features,
     "tables": tables,

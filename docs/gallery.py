@@ -11,6 +11,7 @@ OPTIONS = {
     "quickstart": ["--max-iter", "50"],
     "grid_search_stacked": [],
     "tabular": ["--splits", "1", "--plot", "tabular.png"],
+    "larger_than_memory": ["--rows", "1000000"],
     "displays": [],
     "save_and_export": [],
     "tutorial_mnist": [],

@@ -8,9 +8,11 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from sktorch_mlp._data import device
+from tests.simulated.devices import simulated_devices
 
 matplotlib.use("Agg")
 
+_best_device = device.best_device
 _differences = []  # from scikit-learn: the worst of each test
 
 
@@ -36,6 +38,22 @@ def auto_is_the_cpu(request, monkeypatch):
     """Without the mark `gpu` a test is about the CPU, also where "auto" would find a GPU."""
     if "gpu" not in request.keywords:
         monkeypatch.setattr(device, "best_device", lambda: torch.device("cpu"))
+
+
+@pytest.fixture
+def devices():
+    """Simulated devices "cuda:0", "cuda:1" and "mps"; the traffic between them and the host."""
+    with simulated_devices() as traffic:
+        yield traffic
+
+
+@pytest.fixture(params=["simulated", pytest.param("real", marks=pytest.mark.gpu)])
+def gpu(request, monkeypatch):
+    """A CUDA device, which "auto" stands for: one that is simulated, and a real one where there is one."""
+    monkeypatch.setattr(device, "best_device", _best_device)
+    if request.param == "simulated":
+        request.getfixturevalue("devices")
+    return request.param
 
 
 def pytest_collection_modifyitems(items):

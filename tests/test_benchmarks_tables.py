@@ -54,6 +54,14 @@ def test_tables_of_a_folder(tmp_path, capsys):
     assert capsys.readouterr().out == printed
 
 
+def test_tables_with_few_rows_to_train_on(tmp_path):
+    path = tmp_path / "tables.json"
+    argv = ["tables", "--sets", "wine", "--models", "linear", "--train-rows", "40", *QUICK, "--summary", str(path)]
+    assert main(argv) == 0
+    (row,) = _json(path)["rows"]
+    assert (row["facts"]["rows"], row["facts"]["train_rows"]) == (178, 40)
+
+
 def test_tables_of_one_kind_of_ours(capsys):
     assert main(["tables", "--sets", "wine", "--models", "tabular_single", "--scale", "0.4", *QUICK]) == 0
     lines = _lines(capsys)

@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models", nargs="+", choices=MODELS, metavar="NAME", help=f"of {', '.join(MODELS)} (default: the usual ones)"
     )
+    parser.add_argument("--train-rows", type=positive, metavar="N", help="train on N rows at most (default: all)")
     parser.set_defaults(repeats=3, threads=1)
 
 
@@ -87,7 +88,10 @@ def _rows(table: Table, models: Sequence[str], args: argparse.Namespace) -> list
     errors: dict[str, str] = {}
     start = cpu_times()
     for seed in range(args.repeats):
-        split = _split(table, X, y, seed, test_size=0.25)
+        X_train, X_test, y_train, y_test = _split(table, X, y, seed, test_size=0.25)
+        if args.train_rows is not None and args.train_rows < len(X_train):
+            X_train, _, y_train, _ = _split(table, X_train, y_train, seed, train_size=args.train_rows)
+        split = X_train, X_test, y_train, y_test
         for name in models:
             print(f"{table.name}, split {seed}, {name} …", file=sys.stderr)
             try:
@@ -103,6 +107,7 @@ def _rows(table: Table, models: Sequence[str], args: argparse.Namespace) -> list
         "table": table.name,
         "task": "classification" if table.is_classification else "regression",
         "rows": len(X),
+        "train_rows": len(X_train),
         "features": X.shape[1],
     }
     return [_row(name, facts, {} if name in errors else found[name], errors.get(name), load) for name in models]

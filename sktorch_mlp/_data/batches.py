@@ -9,62 +9,15 @@ import torch
 from torch import Tensor
 
 from sktorch_mlp._nn.inputs import Batch
-from sktorch_mlp._nn.tensors import StateDict, squeeze_stack
+from sktorch_mlp._nn.tensors import squeeze_stack
 
 from .rows import BatchLoader
 from .samples import Samples
+from .shuffling import Shuffler
 
 #: Rows of a segment, and off the CPU its mini-batches.
 SEGMENT_ROWS = 2**17
 _SEGMENT_BATCHES = 64
-
-
-class Shuffler:
-    """Order of the training rows of one network, epoch after epoch.
-
-    Shuffles cumulatively from a random stream of numpy as `sklearn.utils.shuffle` does, so
-    that mini-batches are those of scikit-learn.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n_rows,)
-        Indices to order.
-    random_state : RandomState or None
-        Source of the permutations. With None the order stays.
-    """
-
-    def __init__(self, rows: np.ndarray, random_state: np.random.RandomState | None) -> None:
-        self._rows, self._random_state = rows, random_state
-        self._is_ahead = False
-
-    def shuffle_ahead(self) -> None:
-        """Shuffle for the next epoch already."""
-        if self._random_state is not None and not self._is_ahead:
-            self._rows = self._rows[self._random_state.permutation(len(self._rows))]
-            self._is_ahead = True
-
-    def next_epoch(self) -> np.ndarray:
-        """Indices in the order of the next epoch."""
-        self.shuffle_ahead()
-        self._is_ahead = False
-        return self._rows
-
-    def state_dict(self) -> StateDict:
-        """Order of the rows, and state of the random stream."""
-        state = None if self._random_state is None else self._random_state.get_state()
-        return {"rows": self._rows, "is_ahead": self._is_ahead, "random_state": state}
-
-    def load_state_dict(self, state: StateDict) -> None:
-        """Set order and stream to a state. The global stream of numpy, from which others have drawn, stays as it is."""
-        self._rows, self._is_ahead = state["rows"], state["is_ahead"]
-        if self._random_state is not None and self._random_state is not _global_random_state():
-            self._random_state.set_state(state["random_state"])
-
-
-def _global_random_state() -> np.random.RandomState:
-    """The random state that scikit-learn takes for ``random_state=None``: numpy's functions are its methods."""
-    random_state: np.random.RandomState = getattr(np.random.random_sample, "__self__")  # noqa: B009 - typed as a function
-    return random_state
 
 
 class MiniBatches:
@@ -118,14 +71,23 @@ class MiniBatches:
             per_segment = min(per_segment, _SEGMENT_BATCHES)
         per_segment = min(per_segment, longest_segment or per_segment)
         parts = [sizes[start : start + per_segment] for start in range(0, len(sizes), per_segment)]
-        last = Segment(samples, parts[-1], n_train, n_missing=[n_rows - n for n in n_train])
-        if len(parts) > 1:
-            first = Segment(samples, parts[0], n_train, n_missing=[0] * len(n_train))
-        self.segments = [first] * (len(parts) - 1) + [last] if len(parts) > 1 else [last]
         self._lengths = [sum(part) for part in parts]
-        # A single batch of all training rows: their order does not matter.
-        if len(sizes) == 1 and takes_all and not samples.sums_weights_in_order:
-            last.load(*samples.stack_indices(samples.indices), once=True)
+        self.segments = self._make_segments(parts, n_train, [n_rows - n for n in n_train])
+        if len(sizes) == 1 and takes_all:
+            self._load_all()
+
+    def _make_segments(
+        self, parts: Sequence[list[int]], n_train: Sequence[int], n_missing: Sequence[int]
+    ) -> list[Segment]:
+        last = Segment(self._samples, parts[-1], n_train, n_missing)
+        if len(parts) == 1:
+            return [last]
+        return [Segment(self._samples, parts[0], n_train, [0] * len(n_train))] * (len(parts) - 1) + [last]
+
+    def _load_all(self) -> None:
+        """Load the single batch of all training rows for good, if their order does not matter."""
+        if not self._samples.sums_weights_in_order:
+            self.segments[0].load(*self._samples.stack_indices(self._samples.indices), once=True)
 
     def shuffle_ahead(self) -> None:
         """Shuffle for the next epoch already."""
@@ -139,10 +101,20 @@ class MiniBatches:
         if self.segments[-1].is_loaded_once:
             yield self.segments[-1]
             return
-        parts = (indices.split(self._lengths, -1) for indices in self._samples.stack_indices(orders))
-        for segment, rows, target_rows in zip(self.segments, *parts, strict=True):
+        yield from self._load_segments(orders)
+
+    def _load_segments(self, orders: Sequence[np.ndarray]) -> Iterator[Segment]:
+        """Load the rows of each network, in this order, into one segment after the other."""
+        for segment, (rows, target_rows) in zip(self.segments, self._split(orders), strict=True):
             segment.load(rows, target_rows)
             yield segment
+
+    def _split(
+        self, orders: Sequence[np.ndarray], device: torch.device | str | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows and target rows of each segment."""
+        parts = (indices.split(self._lengths, -1) for indices in self._samples.stack_indices(orders, device))
+        return zip(*parts, strict=True)
 
 
 class UniformWeights:
@@ -172,7 +144,7 @@ class UniformWeights:
 
     def __init__(self, sizes: Sequence[int], n_train: Sequence[int], like: Tensor) -> None:
         n_networks = len(n_train)
-        self.fractions = [like.new_tensor(1 / size) for size in sizes]
+        self.fractions = list(like.new_tensor([1 / size for size in sizes]).unbind(0))  # to a device in one copy
         self.totals = like.new_tensor(sizes).unsqueeze(-1).expand(-1, n_networks)
         self.batch_fractions = self.totals / like.new_tensor(n_train)
         self._row_fraction = 1 / squeeze_stack(like.new_tensor(n_train))
@@ -337,10 +309,15 @@ class Segment:
         else:
             self._rows.copy_(rows)
             self._loaders = self._loaders or self._samples.rows.loaders(self._rows, self.sizes)
-        torch.index_select(self._samples.targets, -1, target_rows.flatten(), out=self._gathered)
-        if self._samples.weights is not None and isinstance(self.weights, SampleWeights):
-            self.weights.set(self._samples.weights.index_select(0, target_rows.flatten()))
+        self._load_targets(target_rows)
+        if isinstance(self.weights, SampleWeights) and self._samples.weights is not None:
             self.weights.vary = not once
+
+    def _load_targets(self, target_rows: Tensor) -> None:
+        """Take the targets and weights of these rows."""
+        torch.index_select(self._samples.targets, -1, target_rows.flatten(), out=self._gathered)
+        if isinstance(self.weights, SampleWeights) and self._samples.weights is not None:
+            self.weights.set(self._samples.weights.index_select(0, target_rows.flatten()))
 
     @property
     def batch_rows(self) -> Sequence[Tensor]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+
 import numpy as np
 import torch
 
@@ -43,11 +46,29 @@ def is_available(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
+def available_or_cpu(device: torch.device) -> torch.device:
+    """Return the device that an estimator was fitted on, or with a warning the CPU where it is not available."""
+    if is_available(device):
+        return device
+    warnings.warn(
+        f"The estimator was fitted on {str(device)!r}, which is not available here. It will predict on the CPU.",
+        stacklevel=3,
+    )
+    return torch.device("cpu")
+
+
 def best_device() -> torch.device:
     """Return the device that "auto" stands for."""
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on the device; of the CPU, and where PyTorch does not say, as many as one likes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return math.inf
 
 
 def _available_devices() -> str:
@@ -80,7 +101,8 @@ def training_dtype(dtype: str, device: torch.device) -> np.dtype | None:
 
 def _check_bfloat16(device: torch.device) -> None:
     if device.type == "cuda":
-        is_supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # it asks the current one
+            is_supported = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         is_supported = device.type == "cpu" and compat.cpu_has_bfloat16()
     if not is_supported:

@@ -1,7 +1,8 @@
-"""The rows of X: dense or sparse, placed on the device and gathered batch by batch."""
+"""The rows of X: dense or sparse, placed on the device and gathered batch by batch, or left where they are."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor
 
 from sktorch_mlp._nn.inputs import Batch, DenseBatch, SparseBatch, SparseRows
-from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype, squeeze_stack, torch_dtype
+from sktorch_mlp._nn.tensors import as_tensor, precision_of, squeeze_stack, torch_dtype
+
+from .arrays import ChunkedRows, DiskArray
+from .device import free_memory
 
 #: Fills the buffers of some mini-batches with the rows that their indices name now.
 BatchLoader = Callable[[], Sequence[Batch]]
@@ -24,6 +28,15 @@ _GATHER_BYTES = {"cpu": 2**18, "other": 2**26}
 #: more, in memory and in its first use, than to do so with the rows of each batch.
 _COPY_BYTES = 2**24
 
+#: Bytes of consecutive rows that are worth a read of their own.
+_NEIGHBOR_BYTES = 2**20
+
+#: Bytes of streamed rows that are read at once, if they are whole mini-batches. Two such blocks are held.
+BLOCK_BYTES = 2**25
+
+#: Fraction of the free memory of a device that X may take.
+_DEVICE_FRACTION = 0.5
+
 #: X in column order, as most frames are, has all columns touched for each batch. So its rows are
 #: gathered for many batches at once: this fraction of all rows.
 _COLUMN_ORDER_FRACTION = 1 / 32
@@ -31,11 +44,11 @@ _COLUMN_ORDER_FRACTION = 1 / 32
 
 @dataclass
 class Rows:
-    """All rows of X: a dense tensor on the device, or CSR on the host.
+    """All rows of X: a dense tensor on the device, or too large for it; CSR on the host; or an array on disk.
 
     Parameters
     ----------
-    X : Tensor or csr_array of shape (n_rows, n_features)
+    X : Tensor, csr_array, DiskArray or ChunkedRows of shape (n_rows, n_features)
     device : torch.device
         Device of the batches.
     dtype : torch.dtype
@@ -46,7 +59,7 @@ class Rows:
         Size of X up to which it is cast, or brought into row order, as a whole.
     """
 
-    X: Tensor | sp.csr_array
+    X: Tensor | sp.csr_array | DiskArray | ChunkedRows
     device: torch.device
     dtype: torch.dtype
     bfloat16: bool = False
@@ -55,28 +68,30 @@ class Rows:
     @classmethod
     def from_array(
         cls,
-        X: np.ndarray | Tensor | sp.sparray | sp.spmatrix,
+        X: np.ndarray | Tensor | sp.sparray | sp.spmatrix | DiskArray | ChunkedRows,
         device: torch.device,
         dtype: np.dtype | None = None,
         *,
         bfloat16: bool = False,
         copy_bytes: int = _COPY_BYTES,
     ) -> Rows:
-        """Place a validated X on the device; on the CPU without a copy, unless it is small and has to be cast.
+        """Place a validated X on the device, if there is room; on the CPU without a copy, unless it is small and has to be cast.
 
         Parameters
         ----------
-        X : ndarray, Tensor or sparse array of shape (n_rows, n_features)
-            In float32 or float64.
+        X : ndarray, Tensor, sparse array, DiskArray or ChunkedRows of shape (n_rows, n_features)
+            Of any dtype that PyTorch can gather. Only a small one is widened as a whole.
         device : torch.device
         dtype : numpy.dtype, default=None
-            Precision of the arithmetic; None for that of X.
+            Precision of the arithmetic; None for that of X, float64 if X is neither in float32 nor float64.
         bfloat16 : bool, default=False
             Whether dense batches are rounded to bfloat16.
         copy_bytes : int, default=2**24
             Size of X up to which it is cast as a whole.
         """
-        precision = torch_dtype(dtype or numpy_dtype(X))
+        precision = torch_dtype(dtype or precision_of(X))
+        if isinstance(X, DiskArray | ChunkedRows):
+            return cls(X, device, precision, bfloat16, copy_bytes)
         if sp.issparse(X):
             rows = sp.csr_array(X)
             if not rows.has_canonical_format:
@@ -85,12 +100,19 @@ class Rows:
             rows.data = _cast(as_tensor(rows.data), precision).numpy()
             return cls(rows, device, precision)
         tensor = X if isinstance(X, Tensor) else as_tensor(X)
-        if device.type != "cpu" or tensor.nbytes <= copy_bytes:
-            tensor = _cast(tensor, torch.bfloat16 if bfloat16 else precision)
+        batch_dtype = torch.bfloat16 if bfloat16 else precision
+        larger_itemsize = max(tensor.itemsize, batch_dtype.itemsize)
+        is_small = tensor.numel() * larger_itemsize <= copy_bytes
+        room = math.inf if tensor.device.type != "cpu" else _DEVICE_FRACTION * free_memory(device)
+        if not is_small and tensor.numel() * min(tensor.itemsize, batch_dtype.itemsize) > room:
+            return cls(tensor, device, precision, bfloat16, copy_bytes)
+        if is_small or (device.type != "cpu" and tensor.itemsize == larger_itemsize):
+            tensor = _cast(tensor, batch_dtype)
         return cls(tensor.to(device), device, precision, bfloat16, copy_bytes)
 
     @property
-    def _batch_dtype(self) -> torch.dtype:
+    def batch_dtype(self) -> torch.dtype:
+        """Dtype of dense batches."""
         return torch.bfloat16 if self.bfloat16 else self.dtype
 
     def __len__(self) -> int:
@@ -100,24 +122,62 @@ class Rows:
     def nbytes(self) -> int:
         """Memory of X; of a sparse one that of its values and their indices."""
         X = self.X
-        return X.nbytes if isinstance(X, Tensor) else X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
+        if isinstance(X, sp.csr_array):
+            return int(X.data.nbytes + X.indices.nbytes + X.indptr.nbytes)
+        return X.nbytes
 
     @property
     def is_sparse(self) -> bool:
         """Whether X is kept sparse."""
-        return not isinstance(self.X, Tensor)
+        return isinstance(self.X, sp.csr_array)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether rows come to the device while training goes on: from the host, or from disk."""
+        is_outside = isinstance(self.X, Tensor) and self.X.device.type != self.device.type
+        return is_outside or isinstance(self.X, DiskArray | ChunkedRows)
+
+    @property
+    def are_cast(self) -> bool:
+        """Whether batches are of another dtype than X."""
+        return not self.is_sparse and self.source_dtype != self.batch_dtype
+
+    @property
+    def neighbors(self) -> int:
+        """Consecutive rows that are worth a read of their own: a chunk of the file, or a MiB."""
+        chunk_rows = self.X.chunk_rows if isinstance(self.X, DiskArray) else 1
+        return max(chunk_rows, _NEIGHBOR_BYTES // self._row_bytes)
+
+    def streamed_at_once(self, batch_size: int, n_networks: int = 1, block_bytes: int = BLOCK_BYTES) -> int:
+        """Rows of whole mini-batches that are read at once for each network where rows are streamed."""
+        return max(1, block_bytes // (n_networks * batch_size * self._row_bytes)) * batch_size
+
+    @property
+    def _row_bytes(self) -> int:
+        return max(1, self.X.shape[1] * self.source_dtype.itemsize)
+
+    @property
+    def source_dtype(self) -> torch.dtype:
+        """Dtype of X."""
+        return self.X.dtype if isinstance(self.X, Tensor) else torch.from_numpy(np.empty(0, self.X.dtype)).dtype
 
     def all_rows(self, n_networks: int = 1) -> Batch:
         """All rows as one batch, the same for each of `n_networks` networks."""
-        if isinstance(self.X, Tensor):
-            X = _cast(self.X, self._batch_dtype)
-            return DenseBatch(X if n_networks == 1 else X.expand(n_networks, -1, -1))
-        return SparseBatch([SparseRows(self.X, self.device)] * n_networks)
+        if self.is_sparse:
+            return SparseBatch([SparseRows(self.X, self.device)] * n_networks)
+        X = self.X if isinstance(self.X, Tensor) else self[:].X
+        assert isinstance(X, Tensor)
+        X = _cast(X.to(self.device), self.batch_dtype)
+        return DenseBatch(X if n_networks == 1 else X.expand(n_networks, -1, -1))
 
     def take(self, indices: Tensor) -> Batch:
         """Batch of the rows of these indices, of shape ([n_networks,] n_rows). Networks with the same rows share them."""
         first = torch.atleast_2d(indices)[0]
         if not (indices == first).all():
+            if self.is_streamed:
+                X = self[indices.flatten().cpu().numpy()].X
+                assert isinstance(X, Tensor)
+                return DenseBatch(_cast(X.to(self.device), self.batch_dtype).unflatten(0, indices.shape))
             (load,) = self.loaders(indices, [indices.shape[-1]])
             return load()[0]
         takes_all = len(first) == len(self) and torch.equal(first, torch.arange(len(self), device=first.device))
@@ -133,10 +193,11 @@ class Rows:
         sizes : sequence of int
             Rows of each mini-batch; none is larger than the first.
         """
-        if not isinstance(self.X, Tensor):
+        if self.is_sparse:
             return [_SparseLoader(self.X, self.device, part) for part in indices.split(list(sizes), -1)]
+        assert isinstance(self.X, Tensor)
         n_networks = _n_networks(indices)
-        batch_bytes = n_networks * sizes[0] * self.X.shape[1] * self._batch_dtype.itemsize
+        batch_bytes = n_networks * sizes[0] * self.X.shape[1] * self.batch_dtype.itemsize
         budget = _GATHER_BYTES["cpu" if self.device.type == "cpu" else "other"]
         X, axis = self.X, 0
         if X.stride(-1) != 1 and X.stride(0) == 1 and X.nbytes > self.copy_bytes:
@@ -144,14 +205,17 @@ class Rows:
             budget = max(budget, int(_COLUMN_ORDER_FRACTION * X.nbytes))
         n_at_once = max(1, budget // max(1, batch_bytes))
         groups = [list(sizes[start : start + n_at_once]) for start in range(0, len(sizes), n_at_once)]
-        gather = _Gather(X.contiguous(), axis, n_networks * sum(groups[0]), self._batch_dtype)
+        gather = _Gather(X.contiguous(), axis, n_networks * sum(groups[0]), self.batch_dtype)
         parts = indices.split([sum(group) for group in groups], -1)
         return [_DenseLoader(gather, part, group) for part, group in zip(parts, groups, strict=True)]
 
     def __getitem__(self, rows: slice | np.ndarray) -> Rows:
-        """Some rows: a view for a slice of dense rows, else a copy."""
+        """Some rows: a view for a slice of dense rows in memory, else a copy."""
+        assert not isinstance(self.X, ChunkedRows)  # which have no order
+        if isinstance(self.X, DiskArray):
+            return replace(self, X=as_tensor(self.X[rows]))
         if isinstance(self.X, Tensor) and isinstance(rows, np.ndarray):
-            return replace(self, X=self.X[as_tensor(rows, self.device)])
+            return replace(self, X=self.X[as_tensor(rows, self.X.device)])
         return replace(self, X=self.X[rows])
 
 

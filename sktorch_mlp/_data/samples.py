@@ -54,14 +54,17 @@ class Samples:
         starts = [self.starts[k] for k in networks] if self.starts else ()
         return replace(self, indices=[self.indices[k] for k in networks], starts=starts)
 
-    def stack_indices(self, rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    def stack_indices(
+        self, rows: Sequence[np.ndarray], device: torch.device | str | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Rows of each network side by side, as indices of rows and of targets, both ([n_networks,] n_rows).
 
-        Where a network has fewer rows than others, its last one fills up.
+        Where a network has fewer rows than others, its last one fills up. Indices are on the device of the batches, if
+        no other one is named.
         """
         n_rows = max(map(len, rows))
         filled = [np.pad(r, (0, n_rows - len(r)), constant_values=r[-1]) if len(r) < n_rows else r for r in rows]
-        indices = squeeze_stack(as_tensor(np.stack(filled), self.rows.device))
+        indices = squeeze_stack(as_tensor(np.stack(filled), device or self.rows.device))
         if not self.starts:
             return indices, indices
         row_starts, target_starts = torch.tensor(self.starts, device=indices.device).T.unsqueeze(-1)

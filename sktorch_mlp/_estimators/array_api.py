@@ -12,14 +12,14 @@ import torch
 from sklearn import get_config
 from torch import Tensor
 
-from sktorch_mlp._nn.tensors import as_tensor, most_precise_dtype, to_numpy
+from sktorch_mlp._nn.tensors import ROW_DTYPES, as_tensor, most_precise_dtype, to_device, to_numpy
 
 from .compat import BaseEstimator, check_same_namespace, get_namespace_and_device, move_to
 
 Predict = TypeVar("Predict", bound=Callable[..., Any])
 
-#: Dtypes that training and predictions compute with.
-_PRECISIONS = (torch.float32, torch.float64)
+#: Dtypes of X that it keeps.
+_KEPT = {as_tensor(np.empty(0, dtype)).dtype for dtype in ROW_DTYPES}
 
 
 def is_dispatching() -> bool:
@@ -57,10 +57,9 @@ def to_array_or_tensor(X: Any) -> Any:
     X = X.detach()
     if X.is_inference():  # could not be trained on
         X = X.clone()
-    if X.dtype in _PRECISIONS:
+    if X.dtype in _KEPT:
         return X
-    has_numpy_dtype = X.dtype == torch.float16 or not X.is_floating_point()
-    return X.to(most_precise_dtype(X.device) if has_numpy_dtype else torch.float32)
+    return X.to(torch.float32 if X.is_floating_point() else most_precise_dtype(X.device))
 
 
 def _tensor_of(array: Any) -> Tensor:
@@ -86,7 +85,7 @@ def take_labels(classes: np.ndarray, indices: Any) -> Any:
     if not isinstance(indices, Tensor):
         return classes[indices]
     try:
-        return as_tensor(classes, indices.device)[indices]
+        return to_device(as_tensor(classes), indices.device)[indices]
     except (TypeError, ValueError, NotImplementedError):
         return classes[indices.cpu().numpy()]
 
@@ -170,6 +169,6 @@ def _follow(predicted: Any, X: Any) -> Any:
             return predicted
         predicted = predicted.astype(predicted.dtype.newbyteorder("="), copy=False)
     if isinstance(X, Tensor):
-        return (predicted if isinstance(predicted, Tensor) else as_tensor(predicted)).to(X.device)
+        return to_device(predicted if isinstance(predicted, Tensor) else as_tensor(predicted), X.device)
     xp, _, device = get_namespace_and_device(X)
     return move_to(predicted, xp=xp, device=device)

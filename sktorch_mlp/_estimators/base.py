@@ -20,7 +20,7 @@ from sktorch_mlp._data.samples import TrainingData
 from sktorch_mlp._nn.initialization import initial_parameters
 from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP, per_hidden_layer
-from sktorch_mlp._nn.tensors import numpy_dtype, without_autocast
+from sktorch_mlp._nn.tensors import precision_of, without_autocast
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.observers import ObserverList
 from sktorch_mlp._training.progress import DivergenceError, Progress
@@ -30,6 +30,7 @@ from sktorch_mlp._training.threads import on_one_thread
 from . import fitting, inputs
 from .array_api import ArrayApiMixin, InputNamespace
 from .checks import check_mlp
+from .chunks import Chunks, check_streamable, is_chunked
 from .compat import CallbackSupportMixin, ClassifierMixin
 from .fitted import FittedMLP, WeightArrays, restored_after_errors
 from .html import NotebookViewMixin
@@ -80,10 +81,15 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
         device = resolve_device(self.device)
         with restored_after_errors(self):
             dtype = self._resolve_dtype(device, resumes)
-            training = inputs.validate_training(self, given, dtype, reset=not resumes)
-            dtype = dtype or numpy_dtype(training.X)
+            is_in_chunks = not incremental and is_chunked(given)
+            if is_in_chunks:
+                training = Chunks(self, given.X, dtype, reset=not resumes).as_inputs()
+            else:
+                training = inputs.validate_training(self, given, dtype, reset=not resumes)
+            check_streamable(self, given, training.X, validation)
+            dtype = dtype or precision_of(training.X)
             targets = self._make_targets(training.y, incremental=incremental)
-            all_training = None if incremental else training
+            all_training = None if incremental or is_in_chunks else training
             validation = inputs.validate_validation(self, validation, all_training, dtype, targets)
 
         # Inference tensors could not be trained on later.
@@ -105,7 +111,7 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
             messages = self._train(fit, state, observers, resumes=resumes, incremental=incremental)
             observers.on_train_end()
             self._set_fitted_attributes(state, network, loss)
-            self._input_namespace = InputNamespace.of(given.X)
+            self._input_namespace = InputNamespace() if is_in_chunks else InputNamespace.of(given.X)
         observers.on_fit_end()
         for message, category in messages:  # only now: a warning that is made an error leaves a fitted model
             warn_as_sklearn(message, category)
@@ -165,7 +171,12 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
         random_state: np.random.RandomState,
     ) -> TrainingData:
         """Make samples to train on and to validate with."""
-        samples = inputs.make_samples(training, targets, spec)
+        if isinstance(training.X, Chunks):
+            samples = training.X.make_samples(targets, spec)
+        else:
+            samples = inputs.make_samples(training, targets, spec)
+        if self.verbose and samples.rows.is_streamed:
+            print(f"{samples.rows.nbytes / 2**20:.0f} MiB of X are read in blocks, and sent to {spec.device}.")  # noqa: T201
         if validation.X is not None:
             return TrainingData(samples, inputs.make_samples(validation, targets, spec))
         if self.early_stopping and self.solver != "lbfgs":

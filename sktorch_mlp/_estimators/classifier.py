@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from sktorch_mlp._nn.activations import ActivationLike
 
+from . import targets
 from .array_api import follows_input, for_metric, library_of, to_host
 from .base import BaseMLPTorch
 from .compat import (
@@ -27,16 +28,15 @@ from .compat import (
 from .conversions import ConvertibleClassifier
 from .inputs import Inputs
 from .plain import Converter
-from .targets import BINARIZER, ClassTargets, LossLike, check_known_classes, decode_labels, fit_label_binarizer
+from .targets import ClassTargets, LossLike
 
 
 @dataclass(eq=False, repr=False)
 class MLPTorchClassifier(ClassifierMixin, ConvertibleClassifier):
     """Multilayer perceptron classifier with the interface and numbers of scikit-learn, trained by PyTorch.
 
-    Takes the place of `sklearn.neural_network.MLPClassifier`: the same parameters, and those that
-    it lacks. It minimizes the log-loss of softmax outputs, or of
-    logistic outputs for binary and multilabel targets.
+    Takes the place of `sklearn.neural_network.MLPClassifier`: the same parameters, and those that it lacks. It minimizes
+    the log-loss of softmax outputs, or of logistic outputs for binary and multilabel targets.
 
     Parameters
     ----------
@@ -78,8 +78,9 @@ class MLPTorchClassifier(ClassifierMixin, ConvertibleClassifier):
         Exponent of "invscaling".
     max_iter : int, default=200
         Maximum number of epochs, or of iterations of lbfgs.
-    shuffle : bool, default=True
-        Whether to shuffle the rows before each epoch. Not used by lbfgs.
+    shuffle : bool or 'blocks', default=True
+        Whether to shuffle the rows before each epoch; "blocks" shuffles blocks of neighbors
+        and then rows within 32 MiB, which is faster on disk. Not used by lbfgs.
     random_state : int, RandomState instance or None, default=None
         Source of the initial weights, the validation split, the order of rows and dropout
         masks. With an int or an instance the global states of numpy and PyTorch are left
@@ -264,7 +265,7 @@ class MLPTorchClassifier(ClassifierMixin, ConvertibleClassifier):
         "class_weight": [StrOptions({"balanced"}), dict, list, None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
-    _converters: ClassVar[dict[str, Converter]] = {**BaseMLPTorch._converters, "_label_binarizer": BINARIZER}
+    _converters: ClassVar[dict[str, Converter]] = {**BaseMLPTorch._converters, "_label_binarizer": targets.BINARIZER}
 
     hidden_layer_sizes: int | Sequence[int] = (100,)
     activation: ActivationLike | Sequence[ActivationLike] = "relu"
@@ -275,15 +276,12 @@ class MLPTorchClassifier(ClassifierMixin, ConvertibleClassifier):
 
     def _make_targets(self, y: Any, *, incremental: bool) -> ClassTargets:
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
-            self._label_binarizer = fit_label_binarizer(y)
+            self._label_binarizer = targets.fit_label_binarizer(y)
             self.classes_ = self._label_binarizer.classes_
         else:
-            check_known_classes(y, self.classes_, same=self.warm_start)
-        if incremental and isinstance(self.class_weight, str):
-            raise ValueError(
-                "class_weight='balanced' is not supported for partial_fit, which does not see all rows at once. Compute "
-                "the weights with sklearn.utils.class_weight.compute_class_weight and pass them as a dict."
-            )
+            targets.check_known_classes(y, self.classes_, same=self.warm_start)
+        if incremental:
+            targets.check_unbalanced(self.class_weight, "partial_fit")
         return ClassTargets(self._label_binarizer, self.loss, self.label_smoothing, self.class_weight, y)
 
     @with_callbacks
@@ -291,7 +289,7 @@ class MLPTorchClassifier(ClassifierMixin, ConvertibleClassifier):
     def fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         sample_weight: Any = None,
         *,
         X_val: Any = None,
@@ -302,9 +300,11 @@ class MLPTorchClassifier(ClassifierMixin, ConvertibleClassifier):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, Tensor} of shape (n_samples, n_features)
-            Training input; float32 stays float32, see `dtype`.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        X : {array-like, sparse matrix, Tensor} of shape (n_samples, n_features), or chunks
+            Training input; float32 stays float32, see `dtype`. A `numpy.memmap`, `zarr.Array`
+            or `h5py.Dataset` stays on disk. Without y, an iterable of chunks (X, y) or
+            (X, y, sample_weight) that is read for each epoch, such as a `DataLoader` or a list.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Class labels, or a label indicator matrix for multilabel targets.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples in the loss; None for equal weights.
@@ -385,7 +385,7 @@ class MLPTorchClassifier(ClassifierMixin, ConvertibleClassifier):
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Labels, of the dtype of `classes_`; an indicator matrix for multilabel targets.
         """
-        return decode_labels(self._predict(X), self._label_binarizer)
+        return targets.decode_labels(self._predict(X), self._label_binarizer)
 
     @follows_input
     def predict_proba(self, X: Any) -> np.ndarray:

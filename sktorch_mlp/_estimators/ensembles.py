@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sktorch_mlp._data.device import is_available
+from sktorch_mlp._data.device import available_or_cpu
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._nn.activations import get_activation
 from sktorch_mlp._nn.embeddings import TableEmbedding, bind_fixed, split_learned
@@ -19,7 +19,7 @@ from sktorch_mlp._nn.inputs import DenseBatch
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
 from sktorch_mlp._nn.matmul import Scratch
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
-from sktorch_mlp._nn.tensors import as_tensor, most_precise_dtype
+from sktorch_mlp._nn.tensors import as_tensor, most_precise_dtype, to_device
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.progress import DivergenceError
 from sktorch_mlp._training.threads import available_threads
@@ -141,7 +141,7 @@ class FittedStack:
             sparse_input=state["sparse_input"],
             bfloat16=state["bfloat16"],
             dtype=torch.float32 if state["flat"].dtype == np.float32 else torch.float64,
-            device=device if is_available(device) else torch.device("cpu"),
+            device=device,
             embedding=None if embedding is None else from_state(TableEmbedding, embedding),
         )
         self.flat, self.bin_scales, self.weights = state["flat"], state["bin_scales"], state["weights"]
@@ -181,7 +181,7 @@ class _StackPredictor:
             for activate_, coef, intercept, dtype in zip(activations, coefs[1:], intercepts[1:], dtypes, strict=False)
         ]
         self._activate_outputs_ = OUTPUT_ACTIVATIONS[stack.out_activation]
-        self._weights = as_tensor(stack.weights, first.device).to(precise)
+        self._weights = to_device(as_tensor(stack.weights), first.device)
         self._n_outputs = coefs[-1].shape[1]
         self._n_coefs = sum(coef.numel() for coef in coefs)
         widest = max(n_fixed, n_networks * max(coef.shape[1] for coef in coefs))
@@ -259,6 +259,9 @@ class FittedEnsemble:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.stacks = [from_state(FittedStack, stack) for stack in state["stacks"]]
         self.held_out = state["held_out"]
+        device = available_or_cpu(self.stacks[0].spec.device)
+        for stack in self.stacks:
+            stack.spec = replace(stack.spec, device=device)
 
     @property
     def weights(self) -> np.ndarray:
@@ -271,9 +274,10 @@ class FittedEnsemble:
 
     def predict(self, X: Any) -> np.ndarray:
         """Average of the activated outputs, (n_rows, n_outputs), for encoded X, dense or sparse."""
+        rows = Rows.from_array(X, self.stacks[0].spec.device, self.stacks[0].dtype)  # those of all stacks
         total: Tensor | None = None
         for stack in self.stacks:
-            predicted = stack.predict(Rows.from_array(X, stack.spec.device, stack.dtype))
+            predicted = stack.predict(rows)
             total = predicted if total is None else total.add_(predicted)
         assert total is not None
         return total.cpu().numpy()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,13 +13,13 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from sktorch_mlp._data.device import is_available
+from sktorch_mlp._data.device import available_or_cpu
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._interop.compat import callback_attributes
 from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.modules import NORM_NAMES, sequential
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP, per_hidden_layer
-from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype
+from sktorch_mlp._nn.tensors import ROW_DTYPES, as_tensor, numpy_dtype
 from sktorch_mlp._training.progress import Progress
 from sktorch_mlp._training.state import FitState
 
@@ -229,7 +228,7 @@ class FittedMLP(MLPParameters, SavableEstimator):
         dtype = self.coefs_[0].dtype
         if self.dtype == "auto" and self.device_.type == "cpu":  # promoted as numpy would
             dtype = np.dtype(np.float32 if np.result_type(numpy_dtype(X), dtype) == np.float32 else np.float64)
-        if numpy_dtype(X) not in (np.float32, np.float64):
+        if isinstance(X, np.ndarray) and X.dtype not in ROW_DTYPES:
             X = X.astype(dtype)
 
         def make() -> Predictor:
@@ -259,10 +258,5 @@ class FittedMLP(MLPParameters, SavableEstimator):
             self._weight_arrays = WeightArrays()
             progress = vars(self._state.progress)
             vars(self).update({name: progress[state[name]] for name in CURVES if isinstance(state.get(name), str)})
-        device = self.__dict__.get("device_")
-        if device is not None and not is_available(device):
-            warnings.warn(
-                f"The estimator was fitted on {str(device)!r}, which is not available here. It will predict on the CPU.",
-                stacklevel=2,
-            )
-            self.device_ = torch.device("cpu")
+        if "device_" in state:
+            self.device_ = available_or_cpu(self.device_)

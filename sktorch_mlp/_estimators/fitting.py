@@ -14,8 +14,8 @@ from sklearn import config_context, get_config
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 
-from sktorch_mlp._data.batches import Shuffler
 from sktorch_mlp._data.samples import TrainingData
+from sktorch_mlp._data.shuffling import BlockShuffler, Shuffler
 from sktorch_mlp._interop.sklearn_callbacks import SklearnObserver
 from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.network import StackedMLP
@@ -83,7 +83,12 @@ def make_fit(
     # The order of a single batch does not matter, nor does a stream that ends with the fit.
     ignores_order = batch_size == n_rows and not data.train.sums_weights_in_order
     shuffles = params.shuffle and not (ignores_order and isinstance(params.random_state, Integral))
-    shuffler = Shuffler(train_rows, random_state if shuffles and is_stochastic else None)
+    stream = random_state if shuffles and is_stochastic else None
+    if isinstance(params.shuffle, str):  # "blocks"
+        rows = data.train.rows
+        shuffler: Shuffler = BlockShuffler(train_rows, stream, rows.neighbors, rows.streamed_at_once(batch_size))
+    else:
+        shuffler = Shuffler(train_rows, stream)
     return Fit(network, loss, data, shuffler, options, progress)
 
 

@@ -16,10 +16,11 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.validation import validate_data
 
+from sktorch_mlp._data.arrays import DiskArray, is_disk_array
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._data.samples import Samples, TrainingData
 from sktorch_mlp._nn.network import NetworkSpec
-from sktorch_mlp._nn.tensors import as_tensor, torch_dtype
+from sktorch_mlp._nn.tensors import ROW_DTYPES, as_tensor
 
 from .array_api import to_array_or_tensor, to_host
 from .compat import BaseEstimator, check_sample_weight, check_y, safe_indexing
@@ -58,7 +59,7 @@ def check_validation_arguments(validation: Inputs, *, solver: object, needs_vali
 def validate_training(estimator: BaseEstimator, inputs: Inputs, dtype: np.dtype | None, *, reset: bool) -> Inputs:
     """Validate the input of a fit, as scikit-learn's MLP does.
 
-    X in float32 or float64 keeps its precision, and is cast batch by batch. Any other dtype is converted here.
+    X keeps a dtype of real numbers, and is cast batch by batch; any other is converted here. An array on disk stays there.
 
     Parameters
     ----------
@@ -69,27 +70,48 @@ def validate_training(estimator: BaseEstimator, inputs: Inputs, dtype: np.dtype 
     reset : bool
         Whether to learn the number and names of features, or to check them.
     """
-    given = to_array_or_tensor(inputs.X)
-    dtypes: list[Any] = [np.float32, np.float64] if dtype == np.float32 else [np.float64, np.float32]
-    if isinstance(given, torch.Tensor):
-        dtypes = [torch_dtype(each) for each in dtypes]
-    with _columns_named_in_errors(inputs.X):
-        X, y = validate_data(
-            estimator,
-            given,
-            to_host(inputs.y, "y"),
-            accept_sparse=["csr", "csc"],
-            multi_output=True,
-            y_numeric=not is_classifier(estimator),
-            dtype=dtypes,
-            reset=reset,
-        )
+    y = to_host(inputs.y, "y")
+    if is_disk_array(inputs.X):
+        X, y = _validate_disk_array(estimator, inputs.X, reset=reset), _validate_y(estimator, y)
+        check_consistent_length(X, y)
+    else:
+        given = to_array_or_tensor(inputs.X)
+        # The first one is what other dtypes become.
+        dtypes: list[Any] = [np.float32 if dtype == np.float32 else np.float64, *ROW_DTYPES]
+        if isinstance(given, torch.Tensor):
+            dtypes = [as_tensor(np.empty(0, each)).dtype for each in dtypes]
+        with _columns_named_in_errors(inputs.X):
+            X, y = validate_data(
+                estimator,
+                given,
+                y,
+                accept_sparse=["csr", "csc"],
+                multi_output=True,
+                y_numeric=not is_classifier(estimator),
+                dtype=dtypes,
+                reset=reset,
+            )
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y, warn=True)
     sample_weight = inputs.sample_weight
     if sample_weight is not None:
         sample_weight = check_sample_weight(to_host(sample_weight, "sample_weight"), y)
     return Inputs(X, y, sample_weight)
+
+
+def _validate_disk_array(estimator: BaseEstimator, X: Any, *, reset: bool) -> DiskArray:
+    array = DiskArray(X)
+    if len(array) == 0:
+        raise ValueError(f"Found array with 0 sample(s) (shape={array.shape}) while a minimum of 1 is required.")
+    validate_data(estimator, array, skip_check_array=True, reset=reset)
+    return array
+
+
+def _validate_y(estimator: BaseEstimator, y: Any) -> np.ndarray:
+    if y is None:
+        raise ValueError(f"This {type(estimator).__name__} requires y to be passed, but the target y is None.")
+    validated: np.ndarray = check_y(y, multi_output=True, y_numeric=not is_classifier(estimator))
+    return validated
 
 
 def validate_table(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
@@ -125,9 +147,7 @@ def validate_table(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
 def validate_table_training(estimator: BaseEstimator, inputs: Inputs, *, reset: bool) -> Inputs:
     """Validate a table with y and weights."""
     X = validate_table(estimator, inputs.X, reset=reset)
-    if inputs.y is None:
-        raise ValueError(f"This {type(estimator).__name__} requires y to be passed, but the target y is None.")
-    y = check_y(to_host(inputs.y, "y"), multi_output=True, y_numeric=not is_classifier(estimator))
+    y = _validate_y(estimator, to_host(inputs.y, "y"))
     check_consistent_length(X, y)
     if y.ndim == 2 and y.shape[1] == 1:
         y = column_or_1d(y, warn=True)
@@ -216,6 +236,8 @@ def validation_named_in_errors() -> Iterator[None]:
 
 def validate_prediction(estimator: BaseEstimator, X: Any) -> Any:
     """Validate the input of a prediction."""
+    if is_disk_array(X):
+        return _validate_disk_array(estimator, X, reset=False)
     values = to_array_or_tensor(X)
     if _is_valid(estimator, values):
         return values

@@ -32,7 +32,7 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
     "power_t": [Interval(Real, 0, None, closed="left")],
     "max_iter": [Interval(Integral, 1, None, closed="left")],
-    "shuffle": ["boolean"],
+    "shuffle": ["boolean", StrOptions({"blocks"})],
     "random_state": ["random_state"],
     "tol": [Interval(Real, 0, None, closed="left")],
     "verbose": ["verbose"],
@@ -74,7 +74,7 @@ class MLPParameters:
     learning_rate_init: float = 0.001
     power_t: float = 0.5
     max_iter: int = 200
-    shuffle: bool = True
+    shuffle: bool | str = True
     random_state: int | np.random.RandomState | None = None
     tol: float = 1e-4
     verbose: bool = False

@@ -20,7 +20,7 @@ from .blocks import LARGE, predict_blocks
 
 #: Rows predicted at a time: enough to keep the products busy, few enough to stay in cache. Large products in float32
 #: are quicker with fewer.
-BLOCK_ROWS, _FLOAT32_BLOCK_ROWS = 2048, 512
+BLOCK_ROWS, _FLOAT32_BLOCK_ROWS = 1024, 512
 
 #: Multiply-adds for each pair of blocks beyond the first, and into how many blocks of fewer rows than these at most.
 _PAIR_OF_BLOCKS, _N_BLOCKS = 100_000_000, 8

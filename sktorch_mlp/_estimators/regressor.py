@@ -68,8 +68,9 @@ class MLPTorchRegressor(RegressorMixin, ConvertibleRegressor):
         Exponent of "invscaling".
     max_iter : int, default=200
         Maximum number of epochs, or of iterations of lbfgs.
-    shuffle : bool, default=True
-        Whether to shuffle the rows before each epoch. Not used by lbfgs.
+    shuffle : bool or 'blocks', default=True
+        Whether to shuffle the rows before each epoch; "blocks" shuffles blocks of neighbors
+        and then rows within 32 MiB, which is faster on disk. Not used by lbfgs.
     random_state : int, RandomState instance or None, default=None
         Source of the initial weights, the validation split, the order of rows and dropout
         masks. With an int or an instance the global states of numpy and PyTorch are left
@@ -262,7 +263,7 @@ class MLPTorchRegressor(RegressorMixin, ConvertibleRegressor):
     def fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         sample_weight: Any = None,
         *,
         X_val: Any = None,
@@ -273,9 +274,11 @@ class MLPTorchRegressor(RegressorMixin, ConvertibleRegressor):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, Tensor} of shape (n_samples, n_features)
-            Training input; float32 stays float32, see `dtype`.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        X : {array-like, sparse matrix, Tensor} of shape (n_samples, n_features), or chunks
+            Training input; float32 stays float32, see `dtype`. A `numpy.memmap`, `zarr.Array`
+            or `h5py.Dataset` stays on disk. Without y, an iterable of chunks (X, y) or
+            (X, y, sample_weight) that is read for each epoch, such as a `DataLoader` or a list.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Target values; not negative for ``loss="poisson"``.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples in the loss; None for equal weights.

@@ -19,10 +19,10 @@ from sklearn.preprocessing import MaxAbsScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from sktorch_mlp._data.batches import Shuffler
 from sktorch_mlp._data.columns import TableEncoder
 from sktorch_mlp._data.device import resolve_device, training_dtype
 from sktorch_mlp._data.samples import TrainingData
+from sktorch_mlp._data.shuffling import Shuffler
 from sktorch_mlp._interop.sklearn_callbacks import SklearnObserver
 from sktorch_mlp._nn.dropout import Dropout
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP

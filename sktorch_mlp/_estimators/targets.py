@@ -86,6 +86,9 @@ class Targets(ABC):
             )
         return CallableLoss(self.loss, loss, has_sample_weight=has_sample_weight)
 
+    def check_known(self, y: Any) -> None:  # noqa: B027 - numbers are all known
+        """Raise if validated y has labels that the targets do not know."""
+
     def has_row_weights(self, sample_weight: np.ndarray | None) -> bool:
         """Whether rows have weights in the loss."""
         return sample_weight is not None
@@ -140,6 +143,14 @@ class ClassTargets(Targets):
             targets *= 1 - self._label_smoothing
             targets += self._label_smoothing / n_alternatives
         return targets
+
+    def check_known(self, y: Any) -> None:
+        """Raise if there is a label that is no class."""
+        if y.ndim == 1:
+            places = np.searchsorted(self._classes, y).clip(max=len(self._classes) - 1)
+            unknown = self._classes[places] != y
+            if unknown.any():
+                raise ValueError(f"y has classes {np.unique(y[unknown])}. Known are {self._classes}.")
 
     def check_validation(self, y_val: Any, y: Any = None) -> None:
         """Raise if validation labels have another shape, or classes that the training data do not have."""
@@ -368,6 +379,20 @@ def _dense_numbers(y: Any, name: str) -> np.ndarray:
 def count_columns(y: Any) -> int:
     """Columns of y, one if it is one-dimensional."""
     return 1 if y.ndim == 1 else int(y.shape[1])
+
+
+def check_unbalanced(class_weight: Any, what: str) -> None:
+    """Raise for "balanced", which takes all rows at once.
+
+    Raises
+    ------
+    ValueError
+    """
+    if isinstance(class_weight, str):
+        raise ValueError(
+            f"class_weight='balanced' is not supported for {what}, which does not see all rows at once. Compute the "
+            "weights with sklearn.utils.class_weight.compute_class_weight and pass them as a dict."
+        )
 
 
 def check_known_classes(y: Any, known: np.ndarray, *, same: bool) -> None:

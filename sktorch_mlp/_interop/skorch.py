@@ -131,7 +131,7 @@ def make_net(network: Network, params: dict[str, Any], device: torch.device, lea
         lr=learning_rate,
         max_epochs=params["max_iter"],
         batch_size=batch_size,
-        iterator_train__shuffle=params["shuffle"],
+        iterator_train__shuffle=bool(params["shuffle"]),
         train_split=None,
         callbacks=callbacks,
         verbose=int(bool(params["verbose"])),

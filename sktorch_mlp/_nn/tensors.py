@@ -32,10 +32,19 @@ def torch_dtype(dtype: np.dtype | type) -> torch.dtype:
     return torch.float32 if dtype == np.float32 else torch.float64
 
 
+#: Dtypes that rows can have, since PyTorch can gather rows of them on all devices. Batches of them are cast.
+ROW_DTYPES = (np.float32, np.float64, np.float16, np.int64, np.int32, np.int16, np.int8, np.uint8, np.bool_)
+
+
+def precision_of(values: Any) -> np.dtype:
+    """Float32 for an array or tensor of float32, else float64."""
+    return np.dtype(np.float32 if values.dtype in (np.float32, torch.float32) else np.float64)
+
+
 def numpy_dtype(values: Any) -> np.dtype:
-    """Dtype of an array; that of the array of a tensor in float32 or float64."""
+    """Dtype of an array or of the array of a tensor."""
     if isinstance(values, Tensor):
-        return np.dtype(np.float32 if values.dtype == torch.float32 else np.float64)
+        return torch.empty(0, dtype=values.dtype, device="cpu").numpy().dtype
     dtype: np.dtype = values.dtype
     return dtype
 
@@ -115,6 +124,13 @@ def as_tensor(array: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     if not array.flags.writeable:
         array = np.asarray(_Writeable(array))  # from_numpy would warn
     return torch.from_numpy(array).to(device)
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Move values to a device; float64 becomes float32 where the device has no float64."""
+    if values.dtype == torch.float64:
+        values = values.to(most_precise_dtype(device))
+    return values.to(device)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

@@ -190,7 +190,7 @@ class _FusedAdamUpdate:
         self._on_cpu = params.device.type == "cpu"
         self._feed = ScalarFeed(optimizer._params)
         # The kernel's own bias correction is 1 after infinitely many steps, as beta**inf is 0.
-        n_steps = torch.tensor(float("inf"), device=params.device)
+        n_steps = torch.tensor(float("inf"), dtype=torch.float32, device=params.device)
         #: first network, its coefficients and those of its neighbors, arguments of the kernel
         self._groups: list[tuple[int, Tensor, Callable[..., None]]] = []
         for rows in _equal_neighbors(optimizer):

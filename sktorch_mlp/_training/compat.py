@@ -21,6 +21,15 @@ def fused_adam(params: Tensor) -> Callable[..., None] | None:
     return getattr(torch, "_fused_adam_", None) if fits else None
 
 
+def register_generator(graph: torch.cuda.CUDAGraph, generator: torch.Generator) -> None:
+    """Let the calls that a graph is about to record draw from a random stream.
+
+    PyTorch does so by itself since 2.14, where ``register_generator_state`` does nothing but warn.
+    """
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 14):
+        graph.register_generator_state(generator)
+
+
 def in_joblib_thread() -> bool:
     """Return whether this thread runs a task of joblib's, by ``joblib.parallel.get_active_backend``.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from sktorch_mlp._data.batches import Shuffler
 from sktorch_mlp._data.samples import TrainingData
+from sktorch_mlp._data.shuffling import Shuffler
 from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.network import StackedMLP
 from sktorch_mlp._nn.tensors import StateDict, select_networks
@@ -54,9 +54,10 @@ class Fit:
     def stack_key(self) -> Hashable:
         """Key that is equal for fits that can train in one stack; None if this one has to train alone."""
         train, validation = self.data.train, self.data.validation
-        is_sparse = any(samples is not None and samples.rows.is_sparse for samples in (train, validation))
+        all_rows = [samples.rows for samples in (train, validation) if samples is not None]
+        trains_alone = any(rows.is_sparse or rows.is_streamed for rows in all_rows)
         optimizer_key = None if self.optimizer is None else self.optimizer.stack_key()
-        if is_sparse or optimizer_key is None or (self.observer is not None and self.observer.trains_alone):
+        if trains_alone or optimizer_key is None or (self.observer is not None and self.observer.trains_alone):
             return None
         batch_size = self.options.batch_size
         n_batches = -(-self.n_rows // batch_size)
@@ -73,6 +74,7 @@ class Fit:
             None if validation is None else self.data.is_held_out,
             train.sums_weights_in_order,
             train.targets.dtype,
+            train.rows.source_dtype,
         )
 
     def work_bytes(self) -> int:

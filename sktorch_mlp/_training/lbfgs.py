@@ -61,7 +61,7 @@ def train_lbfgs(fit: Fit) -> scipy.optimize.OptimizeResult:
 
 
 def _to_float64(values: Tensor) -> np.ndarray:
-    return values.to("cpu", torch.float64, copy=True).numpy()
+    return values.cpu().to(torch.float64, copy=True).numpy()  # MPS cannot copy and cast in one call
 
 
 def minimize_lbfgs(

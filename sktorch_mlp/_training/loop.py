@@ -10,6 +10,7 @@ import torch
 
 from sktorch_mlp._data.batches import SEGMENT_ROWS, MiniBatches
 from sktorch_mlp._data.samples import TrainingData
+from sktorch_mlp._data.streams import StreamedBatches
 from sktorch_mlp._nn.network import StackedMLP
 from sktorch_mlp._nn.tensors import StateDict, select_networks
 
@@ -92,7 +93,8 @@ class _Stack:
         fits = [member.fit for member in self.members]
         options = [fit.options for fit in fits]
         hooks = next((fit.observer.batch_hooks for fit in fits if fit.observer is not None), None)
-        minibatches = MiniBatches(
+        make_minibatches = StreamedBatches if self._data.train.rows.is_streamed else MiniBatches
+        minibatches = make_minibatches(
             self._data.train,
             [fit.shuffler for fit in fits],
             max(option.batch_size for option in options),

@@ -297,7 +297,9 @@ class ScalarFeed:
             tensor = torch.empty_like(stacked, device=self._params.device)
             self._tensors[len(stacked)] = tensor, [_column(row) for row in tensor]
         tensor, columns = self._tensors[len(stacked)]
-        tensor.copy_(stacked)
+        if tensor.device.type == "cuda":  # a copy of other memory would wait for all steps before it
+            stacked = stacked.pin_memory()
+        tensor.copy_(stacked, non_blocking=True)
         return columns
 
 

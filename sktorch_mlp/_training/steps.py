@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -123,17 +123,19 @@ class _SegmentSteps:
                 strict=True,
             )
         ]
-        self._run: Callable[[Iterable[Step]], Tensor] = self._run_steps
+        self._captured: CapturedFunction | None = None
         can_be_captured = segment.can_be_captured and (optimizer is None or optimizer.can_be_captured)
         if can_be_captured and network.can_be_captured and not loss.couples_rows and hooks is None:
-            self._run = CapturedFunction(self._run_steps, network.device)
+            generators = () if network.dropout is None else network.dropout.generators
+            self._captured = CapturedFunction(network.device, generators)
 
     def run(self) -> Tensor:
         """Train on the segment; return its share in the loss of the epoch, 0-d or (n_networks,)."""
         if self._segment.weights.vary:
             self._penalty.update_weights()
         n_steps = len(self._batches)
-        return self._run([_no_step] * n_steps if self._optimizer is None else self._optimizer.steps(n_steps))
+        steps = [_no_step] * n_steps if self._optimizer is None else self._optimizer.steps(n_steps)
+        return self._run_steps(steps) if self._captured is None else self._captured(self._run_steps, steps)
 
     def _run_steps(self, steps: Iterable[Step]) -> Tensor:
         has_penalty, add_penalty = not self._penalty.is_zero, self._penalty.add_gradient

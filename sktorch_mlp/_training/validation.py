@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._data.samples import Samples
 from sktorch_mlp._nn.gradients import ForwardPass
+from sktorch_mlp._nn.inputs import Batch
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS, Loss, weighted_mean
 from sktorch_mlp._nn.matmul import quiet_numpy
 from sktorch_mlp._nn.network import StackedMLP
@@ -17,8 +19,8 @@ from sktorch_mlp._nn.tensors import squeeze_stack
 
 from .progress import TrainingOptions
 
-#: Rows validated at a time; with an embedding so many that all inputs have this many numbers.
-_BLOCK_ROWS, _BLOCK_INPUTS = 2**14, 2**21
+#: Rows validated at a time, at most, and numbers that the inputs of their networks have, unless so few rows have more.
+_MOST_ROWS, _MOST_INPUTS, _FEWEST_ROWS = 2**14, 2**21, 64
 
 
 class Validator:
@@ -38,7 +40,7 @@ class Validator:
         self._network, self._loss, self._options = network, loss, options
         blocks = rows.split(_block_rows(network), -1)
         forwards = {n: ForwardPass(network, "identity", n) for n in {block.shape[-1] for block in blocks}}
-        self._blocks = [(forwards[block.shape[-1]], samples.rows.take(block)) for block in blocks]
+        self._blocks = [(forwards[block.shape[-1]], self._batch_of(samples.rows, block)) for block in blocks]
         self._activate_ = OUTPUT_ACTIVATIONS[loss.out_activation]
         self._other_factors = [factor for factor in options[0].logit_factors if factor != 1]
         self._targets = samples.take_targets(target_rows)
@@ -68,6 +70,14 @@ class Validator:
         scored = enumerate(zip(loss_scores, losses, lowest, strict=True))
         return [(self._score(k, score, loss, low), loss) for k, (score, loss, low) in scored]
 
+    @staticmethod
+    def _batch_of(rows: Rows, block: Tensor) -> Callable[[], Batch]:
+        """What gives the batch of a block: one that is kept, or made each time of rows that are streamed or cast."""
+        if rows.is_streamed or rows.are_cast:
+            return lambda: rows.take(block)
+        batch = rows.take(block)
+        return lambda: batch
+
     def _losses(self, loss_input: Tensor) -> list[float]:
         """Loss of each network for what the loss takes, logits or predictions, which is overwritten."""
         self._loss.to_delta_(loss_input, self._targets, self._loss_terms)  # for the loss terms
@@ -81,8 +91,8 @@ class Validator:
     def _logits(self) -> Tensor:
         if len(self._blocks) == 1:
             ((forward, batch),) = self._blocks
-            return forward(batch)
-        return torch.cat([forward(batch).clone() for forward, batch in self._blocks], -1)
+            return forward(batch())
+        return torch.cat([forward(batch()).clone() for forward, batch in self._blocks], -1)
 
     def _score(self, k: int, loss_score: float, loss: float, lowest_loss: float) -> float:
         options = self._options[k]
@@ -95,6 +105,5 @@ class Validator:
 
 def _block_rows(network: StackedMLP) -> int:
     embedding = network.spec.embedding
-    if embedding is None:
-        return _BLOCK_ROWS
-    return min(_BLOCK_ROWS, max(64, _BLOCK_INPUTS // (network.n_networks * embedding.n_inputs)))
+    n_inputs = network.spec.layer_units[0] if embedding is None else embedding.n_inputs
+    return min(_MOST_ROWS, max(_FEWEST_ROWS, _MOST_INPUTS // (network.n_networks * n_inputs)))

@@ -1,13 +1,14 @@
-"""Mini-batches: scikit-learn's, whatever the segments; their weights; and the order of the rows as a state."""
+"""Mini-batches: scikit-learn's, whatever the segments; and their weights."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from sklearn.utils import check_random_state, gen_batches, shuffle
+from sklearn.utils import gen_batches, shuffle
 
-from sktorch_mlp._data.batches import MiniBatches, SampleWeights, Shuffler, UniformWeights, _global_random_state
+from sktorch_mlp._data.batches import MiniBatches, SampleWeights, UniformWeights
+from sktorch_mlp._data.shuffling import Shuffler
 from tests.data.helpers import ALL_ROWS, N_ROWS, WEIGHTS, X, make_samples
 
 LIKE = torch.empty(0, dtype=torch.float64)
@@ -15,60 +16,6 @@ LIKE = torch.empty(0, dtype=torch.float64)
 
 def _shufflers(samples, n_networks=1):
     return [Shuffler(samples.indices[k], np.random.RandomState(k)) for k in range(n_networks)]
-
-
-# The order of the rows -----------------------------------------------------------------
-
-
-def test_shuffles_match_sklearn():
-    rows = np.arange(50, 80)
-    shuffler, random_state = Shuffler(rows, np.random.RandomState(0)), np.random.RandomState(0)
-    expected = rows
-    for epoch in range(4):
-        expected = shuffle(expected, random_state=random_state)
-        if epoch % 2:  # ahead or not, and more than once
-            shuffler.shuffle_ahead()
-            shuffler.shuffle_ahead()
-        np.testing.assert_array_equal(shuffler.next_epoch(), expected)
-    np.testing.assert_array_equal(rows, np.arange(50, 80))
-
-
-def test_without_a_random_state_the_order_stays():
-    shuffler = Shuffler(np.array([3, 1, 2]), None)
-    shuffler.shuffle_ahead()
-    assert shuffler.next_epoch().tolist() == shuffler.next_epoch().tolist() == [3, 1, 2]
-    shuffler.load_state_dict(shuffler.state_dict())
-    assert shuffler.next_epoch().tolist() == [3, 1, 2]
-
-
-@pytest.mark.parametrize("is_ahead", [False, True])
-def test_a_state_dict_restores_order_and_stream(is_ahead):
-    shuffler = Shuffler(np.arange(30), np.random.RandomState(0))
-    shuffler.next_epoch()
-    if is_ahead:
-        shuffler.shuffle_ahead()
-    state = shuffler.state_dict()
-    expected = [shuffler.next_epoch() for _ in range(3)]
-    other = Shuffler(np.arange(30), np.random.RandomState(5))
-    for restored in (shuffler, shuffler, other):
-        restored.load_state_dict(state)
-        np.testing.assert_array_equal([restored.next_epoch() for _ in range(3)], expected)
-
-
-def test_the_global_stream_of_numpy_is_not_turned_back():
-    assert _global_random_state() is check_random_state(None), "numpy keeps its global random state elsewhere now"
-    stream = check_random_state(None)
-    before = stream.get_state()
-    try:
-        shuffler = Shuffler(np.arange(30), stream)
-        state = shuffler.state_dict()
-        shuffler.next_epoch()
-        drawn_so_far = stream.get_state()[2]
-        shuffler.load_state_dict(state)
-        assert stream.get_state()[2] == drawn_so_far
-        np.testing.assert_array_equal(shuffler.state_dict()["rows"], np.arange(30))
-    finally:
-        stream.set_state(before)
 
 
 # Mini-batches --------------------------------------------------------------------------

@@ -82,6 +82,7 @@ def test_mps_has_no_float64():
 
 @pytest.mark.parametrize("name", ["cpu", "cuda", "mps"])
 @pytest.mark.parametrize("has_bfloat16", [False, True])
+@pytest.mark.usefixtures("devices")
 def test_bfloat16_is_for_devices_that_have_it(name, has_bfloat16, monkeypatch):
     monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(_is_mkldnn_bf16_supported=lambda: has_bfloat16))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)

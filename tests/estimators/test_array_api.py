@@ -27,7 +27,7 @@ from sklearn.utils._array_api import get_namespace_and_device, move_estimator_to
 from sktorch_mlp import TabularMLPClassifier, TabularMLPRegressor, stacked_fits
 from sktorch_mlp._data.rows import Rows
 from tests.estimators.helpers import KINDS, LABELS, MULTILABEL, NUMBERS, TARGETS, TWO_NUMBERS, WEIGHTS, X, ours
-from tests.estimators.simulated_device import copied_to_host, on_device, simulated_device
+from tests.simulated.devices import on_device
 
 if os.environ.get("SCIPY_ARRAY_API") != "1":
     pytest.skip("test_dispatch.py runs these with SCIPY_ARRAY_API=1", allow_module_level=True)
@@ -356,46 +356,56 @@ def test_the_example_of_the_guide(capsys):
 
 
 @pytest.mark.parametrize("labels", [LABELS, LABELS > 0, MULTILABEL], ids=["multiclass", "binary", "multilabel"])
-def test_a_pipeline_stays_on_the_device(labels):
+def test_a_pipeline_stays_on_the_device(labels, devices):
     """The targets are encoded on the host, and weights and losses are published there. Rows and predictions stay."""
     mlp = ours("classifier", device="cuda", dtype="float64")
-    with simulated_device():
-        rows = on_device(X)
-        pipeline = make_pipeline(StandardScaler(), mlp).fit(rows, on_device(labels))
-        n_weights = sum(array.size for array in (*mlp.coefs_, *mlp.intercepts_))
-        # One number for each epoch is its loss, one for each of three batches the factor of its penalty.
-        assert copied_to_host == {"cpu": labels.size + n_weights, "tolist": mlp.n_iter_ + 3}
-        copied_to_host.clear()
-        predicted = [method(rows) for method in methods_of(pipeline)]
-        assert all(each.device == rows.device for each in predicted)
-        pipeline.score(rows, on_device(labels))
-        assert not copied_to_host
-        values = [each.cpu().numpy() for each in predicted]
+    rows, y = on_device(X), on_device(labels)
+    pipeline = make_pipeline(StandardScaler(), mlp).fit(rows, y)
+    weights = [*mlp.coefs_, *mlp.intercepts_]
+    # The factor of its penalty for each of three batches, the loss of each epoch, and numbers that are checked.
+    copies = [copy.n_values for copy in devices.to_host if copy.call != "item"]
+    assert sorted(copies) == sorted([labels.size, 3, *[1] * mlp.n_iter_, *map(np.size, weights)])
+    devices.clear()
+    predicted = [method(rows) for method in methods_of(pipeline)]
+    assert all(each.device == rows.device for each in predicted)
+    pipeline.score(rows, y)
+    assert {copy.n_values for copy in devices.to_host} == {1}
     expected = make_pipeline(StandardScaler(), ours("classifier")).fit(X, labels)
-    for value, method in zip(values, methods_of(expected), strict=True):
-        assert_allclose(value, method(X))
+    for each, method in zip(predicted, methods_of(expected), strict=True):
+        assert_allclose(each.cpu().numpy(), method(X))
 
 
-def test_a_regressor_stays_on_the_device():
+def test_a_regressor_stays_on_the_device(devices):
     mlp = ours("regressor", device="cuda", dtype="float64")
-    with simulated_device():
-        rows, y = on_device(X), on_device(NUMBERS)
-        mlp.fit(rows, y)
-        copied_to_host.clear()
-        predicted = mlp.predict(rows)
-        mlp.score(rows, y)
-        assert sum(copied_to_host.values()) <= 4  # numbers of the score
-        assert_allclose(predicted.cpu().numpy(), ours("regressor").fit(X, NUMBERS).predict(X))
+    rows, y = on_device(X), on_device(NUMBERS)
+    mlp.fit(rows, y)
+    devices.clear()
+    predicted = mlp.predict(rows)
+    mlp.score(rows, y)
+    assert {copy.n_values for copy in devices.to_host} == {1}  # numbers of the score
+    assert_allclose(predicted.cpu().numpy(), ours("regressor").fit(X, NUMBERS).predict(X))
 
 
-def test_a_model_of_the_host_answers_on_the_device():
+def test_a_model_of_the_host_answers_on_the_device(devices):
     """One copy of the rows goes to the host, where the model predicts."""
-    with simulated_device():
-        mlp = ours("classifier", device="cpu").fit(on_device(X), LABELS)
-        copied_to_host.clear()
-        predicted = mlp.predict_proba(on_device(X))
-        assert copied_to_host == {"to": X.size}
-        assert predicted.device == on_device(X).device
+    mlp = ours("classifier", device="cpu").fit(on_device(X), LABELS)
+    devices.clear()
+    predicted = mlp.predict_proba(on_device(X))
+    assert [copy.n_values for copy in devices.to_host] == [1, X.size]  # first whether all are finite
+    assert [copy.n_values for copy in devices.to_device] == [3 * len(X)]
+    assert predicted.device == on_device(X).device
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_labels_and_predictions_on_mps_are_float32(device, devices):
+    """It has no float64, in which labels and the predictions of a model of the host may be."""
+    rows = on_device(X.astype(np.float32), "mps")
+    for kind in KINDS:
+        model = ours(kind, device=device).fit(rows, TARGETS[kind].astype(float))
+        for method in methods_of(model):
+            assert (method(rows).device, method(rows).dtype) == (rows.device, torch.float32)
+        expected = ours(kind, dtype="float32").fit(X, TARGETS[kind].astype(float)).predict(X)
+        assert_allclose(model.predict(rows).cpu().numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_tensors_of_the_host_share_their_memory(monkeypatch):
@@ -410,3 +420,12 @@ def test_tensors_of_the_host_share_their_memory(monkeypatch):
     monkeypatch.setattr(Rows, "from_array", classmethod(from_array))
     ours("classifier").fit(T, LABELS).predict(T)
     assert addresses == [T.data_ptr()] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bool, torch.int64])
+def test_tensors_of_narrow_types_give_what_float64_gives(dtype):
+    values = (torch.from_numpy(X) > 1).to(dtype)
+    expected = ours("classifier").fit(values.double(), LABELS)
+    estimator = ours("classifier").fit(values, LABELS)
+    assert_array_equal(estimator.coefs_[0], expected.coefs_[0])
+    assert_array_equal(estimator.predict_proba(values), expected.predict_proba(values.double()))

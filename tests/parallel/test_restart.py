@@ -7,7 +7,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from sktorch_mlp import stacked_fits
-from sktorch_mlp._data.batches import Shuffler
+from sktorch_mlp._data.shuffling import Shuffler
 from sktorch_mlp._parallel.batcher import PendingFit
 from sktorch_mlp._training.loop import train
 from tests.parallel.fits import FILTERS, MLP, X, Y, assert_same_fits, fits_of, in_parallel, untrained_fit

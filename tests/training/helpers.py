@@ -8,9 +8,9 @@ import scipy.sparse as sp
 import torch
 from sklearn.datasets import load_digits
 
-from sktorch_mlp._data.batches import Shuffler
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._data.samples import Samples, TrainingData
+from sktorch_mlp._data.shuffling import Shuffler
 from sktorch_mlp._nn.dropout import Dropout
 from sktorch_mlp._nn.initialization import initial_parameters
 from sktorch_mlp._nn.losses import LogLoss
@@ -39,14 +39,14 @@ DIFFERENT = [
 ]
 
 
-def make_data(*, sparse=False, weighted=False, validation=False, train_rows=None):
+def make_data(*, sparse=False, weighted=False, validation=False, train_rows=None, device=CPU):
     """All digits, or with `validation` 110 to train on and 40 held out; `train_rows` chooses others."""
     order = np.random.RandomState(4).permutation(N_ROWS)
-    weights = torch.from_numpy(WEIGHTS) if weighted else None
-    rows = Rows.from_array(sp.csr_array(X) if sparse else X, CPU)
+    weights = torch.from_numpy(WEIGHTS).to(device) if weighted else None
+    rows = Rows.from_array(sp.csr_array(X) if sparse else X, device)
     if train_rows is None:
         train_rows = order[:110] if validation else np.arange(N_ROWS)
-    train = Samples(rows, torch.from_numpy(Y)[None], weights, [train_rows])
+    train = Samples(rows, torch.from_numpy(Y)[None].to(device), weights, [train_rows])
     return TrainingData(train, replace(train, indices=[order[110:]]) if validation else None)
 
 
@@ -58,12 +58,12 @@ def make_fit(
     data = make_data() if data is None else data
     activations = (activations,) * 2 if isinstance(activations, str) else activations
     sparse_input = data.train.rows.is_sparse
-    spec = NetworkSpec(UNITS, activations, normalization, sparse_input, dtype=dtype)
+    spec = NetworkSpec(UNITS, activations, normalization, sparse_input, dtype=dtype, device=data.train.rows.device)
     network = StackedMLP(spec)
     random_state = np.random.RandomState(seed)
     network.set_weights(0, *initial_parameters(UNITS, "relu", random_state))
     if dropout is not None:
-        network.dropout = Dropout([[dropout] * 2], [torch.Generator().manual_seed(seed)])
+        network.dropout = Dropout([[dropout] * 2], [torch.Generator(spec.device).manual_seed(seed)])
     return Fit(
         **{
             "network": network,

@@ -11,9 +11,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 
-from sktorch_mlp._data.batches import Shuffler
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._data.samples import Samples, TrainingData
+from sktorch_mlp._data.shuffling import Shuffler
 from sktorch_mlp._nn.initialization import initial_parameters
 from sktorch_mlp._training.adam import Adam
 from sktorch_mlp._training.loop import train

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from sktorch_mlp._data.batches import MiniBatches, Shuffler
+from sktorch_mlp._data.batches import MiniBatches
 from sktorch_mlp._data.samples import TrainingData
+from sktorch_mlp._data.shuffling import Shuffler
 from sktorch_mlp._nn.losses import LogLoss
 from sktorch_mlp._nn.network import StackedMLP
 from sktorch_mlp._training.loop import train

@@ -1,0 +1,126 @@
+"""Inputs that are not in memory: arrays on disk, read by slices, and rows that come in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sktorch_mlp._nn.tensors import ROW_DTYPES
+
+#: Rows between two that are asked for, up to which they are read along: a call costs more.
+_GAP = 64
+
+
+class DiskArray:
+    """A 2-D array of numbers that is read from disk rows at a time.
+
+    Parameters
+    ----------
+    array : object
+        With ``shape``, ``dtype`` and slices of rows, such as a `zarr.Array`, an `h5py.Dataset` or a Dask array.
+
+    Raises
+    ------
+    ValueError
+        If it is not a table of real numbers.
+    """
+
+    ndim = 2
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.chunks = array.chunks
+        self.shape: tuple[int, int] = tuple(array.shape)
+        dtype = np.dtype(array.dtype)
+        if len(self.shape) != 2 or dtype.kind not in "fiub":
+            raise ValueError(
+                f"X is a {type(array).__name__} of shape {self.shape} and dtype {dtype}, but must be a table of "
+                "numbers, of shape (n_samples, n_features)."
+            )
+        #: of the rows that are read
+        self.dtype = dtype if dtype in ROW_DTYPES else np.dtype(np.float64)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of a chunk of the file; 1 if it has no chunks of one size."""
+        rows = self.chunks[0] if self.chunks else 1
+        return rows if isinstance(rows, int) else max(rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all values."""
+        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Read some rows, by a slice or by their indices.
+
+        Raises
+        ------
+        ValueError
+            If a value is not finite.
+        """
+        if isinstance(rows, slice):
+            return self._read(rows)
+        values = np.empty((len(rows), self.shape[1]), self.dtype)
+        self.read_into(values, rows)
+        return values
+
+    def read_into(self, out: np.ndarray, rows: np.ndarray) -> None:
+        """Read the rows of some indices into an array, which may be of another dtype."""
+        order = np.argsort(rows, kind="stable")
+        ascending = rows[order]
+        starts = np.flatnonzero(np.diff(ascending, prepend=-_GAP - 1) > _GAP)
+        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+            first, last = ascending[start], ascending[stop - 1]
+            values, wanted = self._read(slice(first, last + 1)), ascending[start:stop] - first
+            has_gaps = len(values) != len(wanted) or (np.diff(wanted) != 1).any()
+            out[order[start:stop]] = values[wanted] if has_gaps else values
+
+    def _read(self, rows: slice) -> np.ndarray:
+        values = np.asarray(self._array[rows]).astype(self.dtype, copy=False)
+        if self.dtype.kind == "f" and not np.isfinite(values.sum()) and not np.isfinite(values).all():
+            raise ValueError(f"Input X contains NaN or infinity, in rows {rows.start} to {rows.stop - 1}.")
+        return values
+
+
+def is_disk_array(X: Any) -> bool:
+    """Whether X is read by slices, and is not in memory."""
+    return not isinstance(X, np.ndarray) and all(hasattr(X, name) for name in ("shape", "dtype", "chunks"))
+
+
+class Chunk(NamedTuple):
+    """Rows of a stream, in its order.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n_rows, n_features)
+    targets : ndarray of shape (n_targets, n_rows)
+    weights : ndarray of shape (n_rows,) or None
+    """
+
+    X: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray | None
+
+
+class ChunkedRows:
+    """Rows that an iterable gives chunk by chunk, as often as one likes.
+
+    Parameters
+    ----------
+    chunks : callable
+        ``chunks()`` gives all rows from the beginning, as an iterator of `Chunk`.
+    shape : (int, int)
+        Rows and features.
+    dtype : numpy.dtype
+        Of all chunks.
+    """
+
+    def __init__(self, chunks: Callable[[], Iterator[Chunk]], shape: tuple[int, int], dtype: np.dtype) -> None:
+        self.chunks, self.shape, self.dtype = chunks, shape, dtype
+        self.nbytes = shape[0] * shape[1] * dtype.itemsize

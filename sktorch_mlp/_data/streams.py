@@ -1,0 +1,309 @@
+"""Mini-batches of rows that come to the device during training: from the host, from disk, or as chunks from anywhere.
+
+A thread reads one block of rows while training takes the one before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sktorch_mlp._nn.inputs import Batch, DenseBatch
+from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype, squeeze_stack
+
+from .arrays import Chunk, ChunkedRows, DiskArray
+from .batches import SEGMENT_ROWS, MiniBatches, SampleWeights, Segment
+from .rows import BLOCK_BYTES, Rows
+from .samples import Samples
+from .shuffling import Shuffler
+
+Item = TypeVar("Item")
+
+
+class Block:
+    """Memory for a block of rows, on the host and on the device. A reader fills it while training has another one.
+
+    Parameters
+    ----------
+    rows : Rows
+        What it is filled with, and where it goes.
+    shape : (int, int)
+        Networks, and rows of each.
+    within : Block, default=None
+        A block at least as large, whose memory this one shares.
+
+    Attributes
+    ----------
+    host : ndarray of shape (n_networks * n_rows, n_features)
+        Where the rows are written.
+    rows : Tensor of shape (n_networks, n_rows, n_features)
+        The same on the device.
+    """
+
+    def __init__(self, rows: Rows, shape: tuple[int, int], within: Block | None = None) -> None:
+        n_rows = math.prod(shape)
+        if within is None:
+            is_wider = rows.source_dtype.itemsize >= rows.batch_dtype.itemsize
+            dtype = rows.dtype if is_wider else rows.source_dtype  # wide values travel narrow, narrow ones as they are
+            host = torch.empty(n_rows, rows.X.shape[1], dtype=dtype, device="cpu")
+            is_cpu, is_cuda = rows.device.type == "cpu", rows.device.type == "cuda"
+            self._host = host.pin_memory() if is_cuda else host
+            self._on_device = host if is_cpu else torch.empty_like(host, device=rows.device)
+            self._copies = _Copies(rows.device) if is_cuda else None
+        else:
+            self._host, self._on_device = within._host[:n_rows], within._on_device[:n_rows]
+            self._copies = within._copies
+        self.host, self.rows = self._host.numpy(), self._on_device.unflatten(0, shape)
+
+    def send(self) -> None:
+        """Begin to copy what has been written to the device. Called by the reader."""
+        if self._copies is not None:
+            self._copies.begin(self._host, self._on_device)
+        elif self._on_device is not self._host:
+            self._on_device.copy_(self._host)
+
+    def wait_until_writable(self) -> None:
+        """Wait for the end of the last copy. Called by the reader."""
+        if self._copies is not None:
+            self._copies.wait_for_last()
+
+    def acquire(self) -> None:
+        """Let what is computed from now on find the rows on the device. Called by training."""
+        if self._copies is not None:
+            self._copies.acquire()
+
+    def release(self) -> None:
+        """Let the next copy begin once all that has been asked for by now is computed. Called by training."""
+        if self._copies is not None:
+            self._copies.release()
+
+
+class _Copies:
+    """Copies from pinned memory to a CUDA device, on a stream of their own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._is_copied, self._is_computed = torch.cuda.Event(), torch.cuda.Event()
+
+    def begin(self, host: Tensor, on_device: Tensor) -> None:
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(self._is_computed)
+            on_device.copy_(host, non_blocking=True)
+            self._is_copied.record(self._stream)
+
+    def wait_for_last(self) -> None:
+        self._is_copied.synchronize()
+
+    def acquire(self) -> None:
+        torch.cuda.current_stream(self._device).wait_event(self._is_copied)
+
+    def release(self) -> None:
+        self._is_computed.record(torch.cuda.current_stream(self._device))
+
+
+class StreamedSegment(Segment):
+    """Consecutive mini-batches whose rows a reader has put into a block.
+
+    Parameters
+    ----------
+    samples, sizes, n_train, n_missing
+        As those of `Segment`.
+    within : StreamedSegment, default=None
+        A segment whose block this one shares.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        sizes: list[int],
+        n_train: Sequence[int],
+        n_missing: Sequence[int],
+        within: StreamedSegment | None = None,
+    ) -> None:
+        super().__init__(samples, sizes, n_train, n_missing)
+        self.block: Block = Block(samples.rows, (len(n_train), sum(sizes)), None if within is None else within.block)
+        parts = [squeeze_stack(part) for part in self.block.rows.split(sizes, 1)]
+        dtype = samples.rows.batch_dtype
+        self._cast_from: list[Tensor] = []
+        if self.block.rows.dtype != dtype:
+            buffer = parts[0].new_empty(parts[0].shape, dtype=dtype)
+            self._cast_from, parts = parts, [buffer[..., :size, :] for size in sizes]
+        self._dense_batches = [DenseBatch(part) for part in parts]
+
+    def load(self, rows: Tensor, target_rows: Tensor, *, once: bool = False) -> None:
+        """Take targets and weights of these rows, which the block has already."""
+        assert not once
+        self._rows.copy_(rows)
+        self._load_targets(target_rows)
+
+    def load_labels(self, targets: np.ndarray, weights: np.ndarray | None) -> None:
+        """Take these targets and weights of the rows that the block has."""
+        self._gathered.copy_(as_tensor(targets))
+        if isinstance(self.weights, SampleWeights):
+            ones = np.ones(self.block.host.shape[:1], self.block.host.dtype)
+            self.weights.set(as_tensor(ones if weights is None else weights, self._gathered.device))
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the mini-batches; each is valid until the next one."""
+        for i, batch in enumerate(self._dense_batches):
+            if self._cast_from:
+                batch.rows.copy_(self._cast_from[i])
+            yield batch
+
+
+class StreamedBatches(MiniBatches):
+    """The training rows of a stack in mini-batches, read ahead of training, epoch after epoch.
+
+    Parameters
+    ----------
+    samples : Samples
+        With streamed rows.
+    shufflers : sequence of Shuffler
+        One for each network. Chunks have one network, and their rows are shuffled within blocks.
+    batch_size, longest_segment, segment_rows, drop_last
+        As those of `MiniBatches`.
+    block_bytes : int, default=2**25
+        Size of X in a block, unless a mini-batch is larger.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        shufflers: Sequence[Shuffler],
+        batch_size: int,
+        longest_segment: int | None = None,
+        segment_rows: int = SEGMENT_ROWS,
+        *,
+        drop_last: bool = False,
+        block_bytes: int = BLOCK_BYTES,
+    ) -> None:
+        segment_rows = min(segment_rows, samples.rows.streamed_at_once(batch_size, len(shufflers), block_bytes))
+        super().__init__(samples, shufflers, batch_size, longest_segment, segment_rows, drop_last=drop_last)
+
+    def _make_segments(
+        self, parts: Sequence[list[int]], n_train: Sequence[int], n_missing: Sequence[int]
+    ) -> list[Segment]:
+        make = partial(StreamedSegment, self._samples)
+        full = [make(parts[0], n_train, [0] * len(n_train)) for _ in range(min(2, len(parts) - 1))]
+        place = len(parts) - 1
+        last = make(parts[-1], n_train, n_missing, within=full[place % 2] if place > 1 else None)
+        return [*(full[i % 2] for i in range(place)), last]
+
+    def _load_all(self) -> None:
+        """Read even a single batch anew each time."""
+
+    def next_epoch(self) -> Iterator[Segment]:
+        """Shuffle, and yield the segments of the epoch, each while the next one is read."""
+        if isinstance(self._samples.rows.X, ChunkedRows):
+            return self._train_and_read(self._read_chunks(self._samples.rows.X))
+        return super().next_epoch()
+
+    def _load_segments(self, orders: Sequence[np.ndarray]) -> Iterator[Segment]:
+        return self._train_and_read(self._read_rows(self._split(orders, "cpu"), self._split(orders)))
+
+    def _train_and_read(self, loads: Iterator[Callable[[], None]]) -> Iterator[Segment]:
+        for segment, load in zip(self.segments, read_ahead(loads), strict=True):
+            assert isinstance(segment, StreamedSegment)
+            segment.block.acquire()
+            load()
+            yield segment
+            segment.block.release()
+
+    def _read_rows(
+        self, on_host: Iterator[tuple[Tensor, Tensor]], on_device: Iterator[tuple[Tensor, Tensor]]
+    ) -> Iterator[Callable[[], None]]:
+        """Read the rows of each segment; yield what loads their targets."""
+        for segment, (rows, _), indices in zip(self.segments, on_host, on_device, strict=True):
+            assert isinstance(segment, StreamedSegment)
+            segment.block.wait_until_writable()
+            _read(self._samples.rows.X, rows.flatten().numpy(), segment.block.host)
+            segment.block.send()
+            yield partial(segment.load, *indices)
+
+    def _read_chunks(self, X: ChunkedRows) -> Iterator[Callable[[], None]]:
+        """Fill each segment with the next rows of the chunks, in random places; yield what loads their targets."""
+        chunks = _Pieces(X.chunks())
+        (shuffler,) = self._shufflers
+        for segment in self.segments:
+            assert isinstance(segment, StreamedSegment)
+            segment.block.wait_until_writable()
+            places = shuffler.next_places(sum(segment.sizes))
+            targets, weights = self._empty_labels(len(places))
+            for start, piece in chunks.take(len(places)):
+                to = places[start : start + len(piece.X)]
+                segment.block.host[to], targets[:, to] = piece.X, piece.targets
+                if weights is not None:
+                    weights[to] = piece.weights
+            segment.block.send()
+            yield partial(segment.load_labels, targets, weights)
+        chunks.check_end()
+
+    def _empty_labels(self, n_rows: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Memory for the targets and weights of a block of chunks, on the host."""
+        targets, weights = self._samples.targets, self._samples.weights
+        return (
+            np.empty((len(targets), n_rows), numpy_dtype(targets)),
+            None if weights is None else np.empty(n_rows, numpy_dtype(weights)),
+        )
+
+
+class _Pieces:
+    """Chunks, cut into pieces that make blocks."""
+
+    def __init__(self, chunks: Iterator[Chunk]) -> None:
+        self._chunks = chunks
+        self._rest: Chunk | None = None
+
+    def take(self, n_rows: int) -> Iterator[tuple[int, Chunk]]:
+        """Yield the next rows, in one piece or several, each with its place among them."""
+        start = 0
+        while start < n_rows:
+            chunk = self._rest or next(self._chunks, None)
+            if chunk is None:
+                raise ValueError(
+                    f"The chunks of X have {n_rows - start} rows fewer than the first time. {_SAME_EACH_TIME}"
+                )
+            X, targets, weights = chunk
+            n = min(n_rows - start, len(X))
+            self._rest = Chunk(X[n:], targets[:, n:], None if weights is None else weights[n:]) if n < len(X) else None
+            yield start, Chunk(X[:n], targets[:, :n], None if weights is None else weights[:n])
+            start += n
+
+    def check_end(self) -> None:
+        """Raise if there are more rows."""
+        if self._rest is not None or next(self._chunks, None) is not None:
+            raise ValueError(f"The chunks of X have more rows than the first time. {_SAME_EACH_TIME}")
+
+
+_SAME_EACH_TIME = "An iterable of chunks must give the same rows each time, in any order."
+
+
+def _read(X: object, indices: np.ndarray, out: np.ndarray) -> None:
+    """Read rows of X into an array, on the calling thread alone."""
+    if isinstance(X, DiskArray):
+        X.read_into(out, indices)
+        return
+    assert isinstance(X, Tensor)
+    values = X.numpy()
+    if values.dtype == out.dtype and values.flags.c_contiguous:
+        np.take(values, indices, axis=0, out=out, mode="clip")  # other modes take memory of their own
+    else:
+        out[:] = values[indices]
+
+
+def read_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """Yield items, each while a thread makes the next one."""
+    done = object()
+    with ThreadPoolExecutor(1, "read-ahead") as reader:
+        following = reader.submit(next, items, done)
+        while (item := following.result()) is not done:
+            following = reader.submit(next, items, done)
+            yield item  # type: ignore[misc] # it is not `done`

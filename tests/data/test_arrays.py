@@ -1,0 +1,85 @@
+"""Arrays on disk: what is read of them, and how often."""
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+from sktorch_mlp._data.arrays import DiskArray, is_disk_array
+from tests.data.helpers import X
+
+
+class Recorded:
+    """An array that is read by slices, which it counts."""
+
+    chunks = (7, 64)
+
+    def __init__(self, values):
+        self.values, self.shape, self.dtype, self.slices = values, values.shape, values.dtype, []
+
+    def __getitem__(self, rows):
+        assert isinstance(rows, slice)
+        self.slices.append((rows.start, rows.stop))
+        return self.values[rows]
+
+
+@pytest.fixture(params=["zarr", "hdf5", "hdf5 without chunks"])
+def stored(request, tmp_path):
+    if request.param == "zarr":
+        array = zarr.create_array(tmp_path / "X.zarr", shape=X.shape, chunks=(40, 64), dtype=X.dtype)
+        array[:] = X
+        yield array
+        return
+    with h5py.File(tmp_path / "X.h5", "w") as file:
+        yield file.create_dataset("X", data=X, chunks=(40, 64) if request.param == "hdf5" else None)
+
+
+def test_rows_are_those_of_the_file(stored):
+    array = DiskArray(stored)
+    assert is_disk_array(stored)
+    assert (len(array), array.shape, array.dtype, array.nbytes) == (len(X), X.shape, X.dtype, X.nbytes)
+    assert array.chunk_rows == (stored.chunks or [1])[0]
+    np.testing.assert_array_equal(array[10:70], X[10:70])
+    rows = np.random.RandomState(0).randint(len(X), size=200)  # in no order, and some twice
+    np.testing.assert_array_equal(array[rows], X[rows])
+
+
+def test_what_is_in_memory_is_no_array_on_disk(tmp_path):
+    file = tmp_path / "X"
+    X.tofile(file)
+    assert not any(map(is_disk_array, [X, np.memmap(file), X.tolist(), None, memoryview(X)]))
+
+
+def test_neighbors_are_read_at_once():
+    array = Recorded(np.arange(2000.0).reshape(-1, 1))
+    rows = np.array([500, 3, 5, 4, 4, 1999, 64, 501])
+    np.testing.assert_array_equal(DiskArray(array)[rows].ravel(), rows)
+    assert array.slices == [(3, 65), (500, 502), (1999, 2000)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [(np.uint8, np.uint8), (np.float16, np.float16), (np.uint16, np.float64), (">f4", np.float64), (bool, bool)],
+)
+def test_dtypes_are_kept_if_pytorch_has_them(dtype, expected):
+    values = (X > 0.5).astype(dtype)
+    array = DiskArray(Recorded(values))
+    assert array.dtype == expected
+    assert array[3:5].dtype == expected
+    np.testing.assert_array_equal(array[3:5], values[3:5])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_found_when_it_is_read(bad):
+    values = X.copy()
+    values[30, 2] = bad
+    array = DiskArray(Recorded(values))
+    np.testing.assert_array_equal(array[:30], X[:30])
+    with pytest.raises(ValueError, match="Input X contains NaN or infinity, in rows 20 to 39"):
+        array[20:40]
+
+
+@pytest.mark.parametrize("values", [X[0], X[None], X.astype(str), X.astype(complex)])
+def test_only_tables_of_numbers_are_taken(values):
+    with pytest.raises(ValueError, match="must be a table of numbers"):
+        DiskArray(Recorded(values))

@@ -1,0 +1,144 @@
+"""Mini-batches that are read during training: the same as those of rows in memory, whatever is read at once."""
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sktorch_mlp._data.arrays import Chunk, ChunkedRows, DiskArray
+from sktorch_mlp._data.batches import MiniBatches
+from sktorch_mlp._data.rows import Rows
+from sktorch_mlp._data.shuffling import Shuffler
+from sktorch_mlp._data.streams import StreamedBatches, read_ahead
+from tests.data.helpers import CPU, N_ROWS, WEIGHTS, X, Y, make_samples
+from tests.data.test_arrays import Recorded
+
+PIXELS = (X * 16).astype(np.uint8)
+
+
+def _shufflers(samples):
+    return [Shuffler(rows, np.random.RandomState(k)) for k, rows in enumerate(samples.indices)]
+
+
+def _epoch(minibatches):
+    """All that training gets to see in an epoch, copied."""
+    return [
+        [part.clone() for part in (batch.rows, targets, fractions.expand(*targets.shape), rows)]
+        for segment in minibatches.next_epoch()
+        for batch, targets, fractions, rows in zip(
+            segment.batches(), segment.batch_targets, segment.weights.fractions, segment.batch_rows, strict=True
+        )
+    ]
+
+
+@pytest.mark.parametrize("block_bytes", [2**25, 1])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.uint8])
+@pytest.mark.parametrize("indices", [[np.arange(N_ROWS)], [np.arange(130), np.arange(20, 149)]])
+def test_streamed_batches_are_those_of_rows_in_memory(indices, dtype, block_bytes):
+    values = PIXELS.astype(dtype)
+    samples = make_samples(indices, weighted=len(indices) == 1)
+    in_memory = replace(samples, rows=Rows.from_array(values, CPU, np.dtype(np.float64)))
+    on_disk = replace(samples, rows=Rows.from_array(DiskArray(Recorded(values)), CPU, np.dtype(np.float64)))
+    expected = MiniBatches(in_memory, _shufflers(samples), 64)
+    streamed = StreamedBatches(on_disk, _shufflers(samples), 64, block_bytes=block_bytes)
+    assert len(streamed.segments) == (3 if block_bytes == 1 else 1)
+    for _ in range(3):
+        for batch, expected_batch in zip(_epoch(streamed), _epoch(expected), strict=True):
+            for part, expected_part in zip(batch, expected_batch, strict=True):
+                torch.testing.assert_close(part, expected_part, rtol=0, atol=0)
+
+
+def test_the_same_two_blocks_are_filled_in_turn():
+    samples = make_samples()
+    samples = replace(samples, rows=Rows.from_array(DiskArray(Recorded(X)), CPU))
+    segments = StreamedBatches(samples, _shufflers(samples), 30, block_bytes=1).segments
+    assert len(segments) == 5
+    assert segments[0] is segments[2]
+    assert segments[1] is segments[3]
+    assert segments[4].block.host.ctypes.data == segments[0].block.host.ctypes.data
+    assert len({segment.block.host.ctypes.data for segment in segments}) == 2
+
+
+def _chunked(sizes, weighted, n_rows=N_ROWS):
+    """Samples of so many rows, which come in chunks of these sizes."""
+
+    def chunks():
+        start = 0
+        for size in sizes:
+            part = slice(start, start + size)
+            yield Chunk(X[part], Y[None, part], WEIGHTS[part] if weighted else None)
+            start += size
+
+    samples = make_samples([np.arange(n_rows)], weighted=weighted)
+    return replace(samples, rows=Rows.from_array(ChunkedRows(chunks, (n_rows, 64), X.dtype), CPU))
+
+
+@pytest.mark.parametrize("sizes", [[N_ROWS], [1] * N_ROWS, [100, 50], [7, 0, 143]])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_chunks_in_order_are_the_mini_batches_in_order(weighted, sizes):
+    expected = MiniBatches(make_samples(weighted=weighted), [Shuffler(np.arange(N_ROWS), None)], 40)
+    streamed = StreamedBatches(_chunked(sizes, weighted), [Shuffler(np.arange(0), None)], 40, block_bytes=1)
+    for _ in range(2):
+        for batch, expected_batch in zip(_epoch(streamed), _epoch(expected), strict=True):
+            for part, expected_part in zip(batch[:-1], expected_batch[:-1], strict=True):  # not the indices
+                torch.testing.assert_close(part, expected_part, rtol=0, atol=0)
+
+
+def test_chunks_are_shuffled_within_blocks_with_their_targets():
+    samples = _chunked([100, 50], weighted=True)
+    streamed = StreamedBatches(samples, [Shuffler(np.arange(0), np.random.RandomState(0))], 30, block_bytes=60 * 64 * 8)
+    orders = []
+    for _ in range(2):
+        epoch = _epoch(streamed)
+        rows = torch.cat([batch[0] for batch in epoch]).numpy()
+        found = [int(np.flatnonzero((row == X).all(1))[0]) for row in rows]
+        orders.append(found)
+        np.testing.assert_array_equal(torch.cat([batch[1] for batch in epoch], -1)[0], Y[found])
+        for start in range(0, N_ROWS, 60):
+            assert sorted(found[start : start + 60]) == list(range(start, min(start + 60, N_ROWS)))
+    assert orders[0] != orders[1] != list(range(N_ROWS))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "n_rows", "what"),
+    [([100, 49], 150, "1 rows fewer"), ([100, 50], 149, "more rows"), ([99, 1], 99, "more")],
+)
+def test_chunks_must_give_the_same_rows_each_time(sizes, n_rows, what):
+    streamed = StreamedBatches(_chunked(sizes, False, n_rows), [Shuffler(np.arange(0), None)], 40, block_bytes=1)
+    with pytest.raises(ValueError, match=f"{what}.* than the first time"):
+        _epoch(streamed)
+
+
+def test_the_next_item_is_made_while_one_is_used():
+    made = [threading.Event() for _ in range(3)]
+
+    def items():
+        for event in made:
+            event.set()
+            yield event
+
+    for place, event in enumerate(read_ahead(items())):
+        assert event is made[place]
+        if place < 2:
+            assert made[place + 1].wait(10)
+
+
+def test_an_error_of_the_reader_is_that_of_the_epoch():
+    def items():
+        yield 1
+        raise OSError("no such file")
+
+    read = read_ahead(items())
+    assert next(read) == 1
+    with pytest.raises(OSError, match="no such file"):
+        next(read)
+
+
+def test_a_reader_ends_with_its_epoch():
+    before = threading.active_count()
+    epoch = read_ahead(iter(range(5)))
+    assert next(epoch) == 0
+    epoch.close()
+    assert threading.active_count() == before
