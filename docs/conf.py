@@ -1,15 +1,62 @@
+import re
+import sys
+from pathlib import Path
+
+from sphinx_gallery.sorting import ExplicitOrder
+
 import sktorch_mlp
+from sktorch_mlp._estimators.html import DOCS_URL
+
+sys.path.insert(0, str(Path(__file__).parent))
+from gallery import OPTIONS
 
 project = "sktorch_mlp"
 author = copyright = "the sktorch_mlp developers"
 version = release = sktorch_mlp.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.extlinks", "numpydoc", "myst_parser"]
-extlinks = {"arxiv": ("https://arxiv.org/abs/%s", "arXiv:%s")}
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.extlinks",
+    "numpydoc",
+    "myst_parser",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+]
 exclude_patterns = ["_build"]
-html_theme = "furo"
+templates_path = ["_templates"]
+default_role = (
+    "py:obj"  # names in single backticks are links where they are names of ours
+)
+extlinks = {"arxiv": ("https://arxiv.org/abs/%s", "arXiv:%s")}
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+html_theme = "pydata_sphinx_theme"
 html_title = f"sktorch_mlp {version}"
+html_baseurl = DOCS_URL
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_extra_path = ["llms.txt"]
+html_show_sourcelink = False
+html_sidebars = {
+    page: [] for page in ("benchmarks", "design", "changelog", "development")
+}
+html_theme_options = {
+    "header_links_before_dropdown": 5,
+    "navbar_persistent": ["search-button"],
+    # Examples have none, which gives their lines of code more room.
+    "secondary_sidebar_items": dict.fromkeys(
+        ["*", "guide/*", "api/*"], ("page-toc",)
+    ),
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+copybutton_exclude = ".linenos, .gp, .go"  # without prompts and output
+
 autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 numpydoc_validation_checks = {
     "all",
@@ -23,4 +70,48 @@ numpydoc_validation_checks = {
     "RT03",
 }
 # What scikit-learn makes, with docstrings of its own.
-numpydoc_validation_exclude = {r"\.set_\w+_request$", r"\.get_metadata_routing$", r"\.(get|set)_params$"}
+numpydoc_validation_exclude = {
+    r"\.set_\w+_request$",
+    r"\.get_metadata_routing$",
+    r"\.(get|set)_params$",
+}
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "auto_examples",
+    "filename_pattern": r"\.py$",
+    "ignore_pattern": r"^_",
+    "copyfile_regex": r"_\w+\.py",  # what the tutorials import
+    "within_subsection_order": ExplicitOrder([f"{name}.py" for name in OPTIONS]),
+    "reset_argv": "gallery.arguments",
+    "reset_modules": ("matplotlib", "gallery.reset"),
+    "reference_url": {"sktorch_mlp": None},
+    "doc_module": ("sktorch_mlp",),
+    "backreferences_dir": "api/examples",
+    "capture_repr": ("_repr_html_",),
+    "image_srcset": ["2x"],
+    "notebook_extensions": set(),  # scripts with options are no notebooks
+    "download_all_examples": False,
+    "show_signature": False,
+    "write_computation_times": False,
+    "abort_on_example_error": True,
+}
+
+#: Links of files in the root of the repository, and where they lead here.
+PAGES = {
+    "docs/": "",
+    "benchmarks/README.md": "benchmarks.md",
+    "CHANGELOG.md": "changelog.md",
+}
+
+
+def lead_to_pages(app, path, docname, content):
+    """Replace the links of an included file; those to folders become text."""
+    text = re.sub(r"\[([^\]]+)\]\(results\)", r"`\1`", content[0])
+    for target, page in PAGES.items():
+        text = text.replace(f"]({target}", f"]({page}")
+    content[0] = text
+
+
+def setup(app):
+    app.connect("include-read", lead_to_pages)

@@ -106,5 +106,5 @@ def draw_curves(path, title, **panels):
 
 def score_in_a_new_process(path):
     """Load a model and test rows from a file, in a process that knows nothing else, and print the accuracy."""
-    sys.stdout.flush()
-    subprocess.run([sys.executable, "-c", SCORE, path], check=True)
+    result = subprocess.run([sys.executable, "-c", SCORE, path], check=True, stdout=subprocess.PIPE, text=True)
+    print(result.stdout, end="")

@@ -1,7 +1,10 @@
-"""The same grid search twice: one fit after the other, and with all fits in a few stacks.
+"""
+A grid search as one training run
+=================================
 
-The numbers of the two are the same up to rounding; only the time differs. One process does all of it: nothing sets
-`n_jobs`, and benchmarks/ compares with searches in processes. Runs offline on bundled data::
+The same grid search twice: one fit after the other, and with all fits in a few stacks. The numbers of the two are the
+same up to rounding; only the time differs. One process does all of it: nothing sets `n_jobs`, and benchmarks/ compares
+with searches in processes. Runs offline on bundled data::
 
     python examples/grid_search_stacked.py
 """
@@ -9,6 +12,7 @@ The numbers of the two are the same up to rounding; only the time differs. One p
 import time
 import warnings
 
+import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
@@ -16,7 +20,10 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sktorch_mlp import MLPTorchClassifier, stacked_fits
+from sktorch_mlp import MLPTorchClassifier, SearchDisplay, stacked_fits
+
+# %%
+# A pipeline and twenty candidates: with five folds, a hundred fits.
 
 X, y = load_digits(return_X_y=True)
 pipeline = make_pipeline(StandardScaler(), MLPTorchClassifier(max_iter=40, random_state=0))
@@ -35,6 +42,9 @@ def timed_search() -> tuple[float, GridSearchCV]:
     return time.perf_counter() - start, search
 
 
+# %%
+# The context manager is all that the second search has in addition.
+
 alone_seconds, alone = timed_search()
 with stacked_fits():
     stacked_seconds, stacked = timed_search()
@@ -45,3 +55,9 @@ for title, seconds, search in (("one by one", alone_seconds, alone), ("stacked",
 scores = [search.cv_results_["mean_test_score"] for search in (alone, stacked)]
 print(f"largest difference of a candidate's score: {np.abs(scores[0] - scores[1]).max():.1e}")
 print(f"one by one takes {alone_seconds / stacked_seconds:.1f} times as long as stacked")
+
+# %%
+# What it has found, with the standard deviation over the folds:
+
+SearchDisplay.from_search(stacked, x="learning_rate_init", hue="alpha")
+plt.show()

@@ -1,4 +1,8 @@
-"""Change one import: the same pipeline and grid search with scikit-learn's MLP and with ours, then as one training run.
+"""
+Change one import
+=================
+
+The same pipeline and grid search with scikit-learn's MLP and with ours, then as one training run::
 
     python examples/quickstart.py                    # digits, bundled with scikit-learn
     python examples/quickstart.py --data mnist       # downloads MNIST from OpenML; takes far longer
@@ -56,6 +60,12 @@ def load_per_core():
     return os.getloadavg()[0] / joblib.cpu_count() if hasattr(os, "getloadavg") else float("nan")
 
 
+# %%
+# What changes
+# ------------
+# The class, and for a stack the context of the search.
+
+
 def make_model(mlp_class, max_iter):
     """All that an existing script has to change is the class."""
     return make_pipeline(StandardScaler(), mlp_class(max_iter=max_iter, random_state=0))
@@ -66,6 +76,12 @@ def make_search(mlp_class, max_iter):
     name = mlp_class.__name__.lower()
     grid = {f"{name}__alpha": [1e-4, 1e-1, 1.0], f"{name}__learning_rate_init": [1e-3, 1e-2]}
     return GridSearchCV(make_model(mlp_class, max_iter), grid, cv=3)
+
+
+# %%
+# Rounds in turn
+# --------------
+# Other programs only add to a time, so the fastest of a few rounds counts.
 
 
 def timed(fit, X, y):
@@ -127,6 +143,11 @@ def print_table(results, load):
     for column, result in results.items():
         best = {key.split("__")[1]: value for key, value in result["search"].best_params_.items()}
         print(f"best parameters, {column}: {best}")
+
+
+# %%
+# Two loss curves, one line
+# -------------------------
 
 
 def draw_loss_curves(theirs, ours, path):

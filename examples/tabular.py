@@ -1,8 +1,14 @@
-"""Raw tables in: three lines with TabularMLPClassifier, beside what one would take instead.
+"""
+A raw table in three lines
+==========================
+
+TabularMLPClassifier, beside what one would take instead::
 
     model = TabularMLPClassifier(random_state=0)
     model.fit(X_train, y_train)
     model.predict_proba(X_test)
+
+Data and options::
 
     python examples/tabular.py                         # a table made from data bundled with scikit-learn
     python examples/tabular.py --adult adult.csv.gz    # UCI's Adult, from a file
@@ -40,7 +46,10 @@ from sktorch_mlp import TabularMLPClassifier
 torch.set_num_threads(1)  # a thread for each: more gain little here, and lose much where cores are busy
 threadpool_limits(1)  # the same for numpy and scikit-learn
 
-# Data -------------------------------------------------------------------------------------
+# %%
+# Data
+# ----
+# A table with all kinds of columns, made from images of digits, or one from a file.
 
 
 def load_bundled():
@@ -78,7 +87,10 @@ def load_splits(options):
     return [train_test_split(X, y, stratify=y, random_state=seed) for seed in range(options.splits)]
 
 
-# Models: functions of the training frame and a seed ------------------------------------------
+# %%
+# Models
+# ------
+# Functions of the training frame and a seed. The first two take the frame as it is; the others show what theirs needs before.
 
 
 def tabular_mlp(X, seed):
@@ -154,7 +166,9 @@ def to_categories(X):
     return X.astype(dict.fromkeys(categories_of(X), "category"))
 
 
-# Comparison -------------------------------------------------------------------------------
+# %%
+# Comparison
+# ----------
 
 
 def compare(splits):
@@ -194,11 +208,10 @@ def print_table(results):
 
 def draw(results, path):
     """Log-loss against the seconds of fit: the lower left corner is best."""
-    from matplotlib.figure import Figure  # optional, and not needed for the table
+    import matplotlib.pyplot as plt  # optional, and not needed for the table
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = plt.subplots(figsize=(6, 4.5), layout="constrained")
     for (name, found), marker in zip(results.items(), "oDs^vP", strict=False):
         axes.plot(found["fit s"], found["log-loss"], marker, markersize=9, linestyle="", label=name)
     axes.set(xlabel="seconds of fit", ylabel="log-loss on test rows", xscale="log")

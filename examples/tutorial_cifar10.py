@@ -1,8 +1,11 @@
-"""CIFAR-10 by one hidden layer, watched: loss and accuracy of training and validation after each epoch.
+"""
+Training, watched
+=================
 
-Pixels are in [-1, 1], as by the tutorial's `Normalize` with mean 0.5 and standard deviation 0.5. Deviations: validation
-and test rows are drawn at random, and digits get more epochs, since they are few. The best validation accuracy is the
-largest of many on the same rows; the test accuracy is that of the last epoch. Runs offline; the real set by option::
+CIFAR-10 by one hidden layer: loss and accuracy of training and validation after each epoch. Pixels are in [-1, 1], as
+by the tutorial's `Normalize` with mean 0.5 and standard deviation 0.5. Deviations: validation and test rows are drawn
+at random, and digits get more epochs, since they are few. The best validation accuracy is the largest of many on the
+same rows; the test accuracy is that of the last epoch. Runs offline; the real set by option::
 
     python examples/tutorial_cifar10.py                   # digits, bundled with scikit-learn
     python examples/tutorial_cifar10.py --data cifar10    # CIFAR-10 from OpenML
@@ -19,6 +22,9 @@ from _by_hand import Network, count_lines, evaluate, make_loader, train_epoch
 from _shared import draw_curves, load_images, parse_options
 from sktorch_mlp import MLPTorchClassifier
 
+# %%
+# By hand, with a history.
+
 SGD = {"momentum": 0.9, "weight_decay": 1e-4}
 
 
@@ -33,6 +39,10 @@ def train_by_hand(X, y, X_val, y_val, epochs):
     return network, pd.DataFrame(history, columns=["epoch", "loss", "accuracy", "validation_loss", "validation_score"])
 
 
+# %%
+# Here callbacks of scikit-learn watch.
+
+
 def train_here(X, y, X_val, y_val, epochs):
     """The same by an estimator, with a progress bar where rich is installed."""
     model = MLPTorchClassifier(128, solver=torch.optim.SGD, solver_params=SGD, alpha=0, weight_init="torch")
@@ -43,6 +53,9 @@ def train_here(X, y, X_val, y_val, epochs):
     scores = monitor.get_logs().data_as_pandas.query("task_name == 'epoch'")
     return model, pd.DataFrame(model.history_).assign(accuracy=scores["accuracy"].to_numpy())
 
+
+# %%
+# Curves, and the best epoch.
 
 options = parse_options(__doc__, {"digits": 300, "cifar10": 50})
 (X, y), (X_test, y_test) = load_images(options, test_size=1 / 6)

@@ -1,8 +1,11 @@
-"""Fashion-MNIST by one hidden layer of 256 units whose weights start with standard deviation 0.01; plain SGD.
+"""
+Initial weights and plain SGD
+=============================
 
-The settings are the tutorial's, but digits get more epochs, since they are few, and the test rows are drawn at random.
-The tutorial chooses cuda, mps or cpu by hand; here `device="auto"`, the default, does. By hand it is the CPU in this
-script. Runs offline on bundled data, and on the real set by option::
+Fashion-MNIST by one hidden layer of 256 units whose weights start with standard deviation 0.01. The settings are the
+tutorial's, but digits get more epochs, since they are few, and the test rows are drawn at random. The tutorial chooses
+cuda, mps or cpu by hand; here `device="auto"`, the default, does. By hand it is the CPU in this script. Runs offline
+on bundled data, and on the real set by option::
 
     python examples/tutorial_fashion_mnist.py                         # digits, bundled with scikit-learn
     python examples/tutorial_fashion_mnist.py --data fashion_mnist    # Fashion-MNIST from OpenML
@@ -14,6 +17,9 @@ from torch import nn
 from _by_hand import Network, count_lines, evaluate, make_loader, train_epoch
 from _shared import draw_curves, load_images, parse_options
 from sktorch_mlp import MLPTorchClassifier
+
+# %%
+# By hand.
 
 
 def initialize(layer):
@@ -32,6 +38,10 @@ def train_by_hand(X, y, epochs):
     return network, [train_epoch(network, loader, optimizer) for _ in range(epochs)]
 
 
+# %%
+# As an estimator.
+
+
 def make_model(epochs):
     """The same as an estimator."""
     return MLPTorchClassifier(
@@ -47,6 +57,9 @@ def make_model(epochs):
         random_state=0,
     )
 
+
+# %%
+# Both learn the same.
 
 options = parse_options(__doc__, {"digits": 300, "fashion_mnist": 10})
 (X, y), (X_test, y_test) = load_images(options)

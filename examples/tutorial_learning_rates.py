@@ -1,9 +1,12 @@
-"""Which learning rate? A sweep of rates as one stack of fits and one picture; the model is used in another process.
+"""
+Which learning rate?
+====================
 
-The tutorial has made data and trains by Adam with a rate of 0.001, all rows as one batch, for 200 epochs. Here ten seeds
-do so, beside scikit-learn and a loop by hand, which has PyTorch's initial weights and no L2 penalty. The rates of
-the sweep are compared on a fifth of the training rows, held out. The tutorial saves weights, and to load them needs the
-class of the network again; here the model is saved with its scaler. Runs offline::
+A sweep of rates as one stack of fits and one picture; the model is used in another process. The tutorial has made data
+and trains by Adam with a rate of 0.001, all rows as one batch, for 200 epochs. Here ten seeds do so, beside
+scikit-learn and a loop by hand, which has PyTorch's initial weights and no L2 penalty. The rates of the sweep are
+compared on a fifth of the training rows, held out. The tutorial saves weights, and to load them needs the class of the
+network again; here the model is saved with its scaler. Runs offline::
 
     python examples/tutorial_learning_rates.py
 """
@@ -25,6 +28,10 @@ from sktorch_mlp import MLPTorchClassifier, stacked_fits
 SEEDS = range(10)
 
 
+# %%
+# Five rates with ten seeds each are fifty fits, and one stack.
+
+
 def make_model(mlp_class, X, epochs, seed, rate=0.001):
     """A scaler and an MLP that takes all rows at once."""
     settings = {"batch_size": len(X), "max_iter": epochs, "n_iter_no_change": epochs, "random_state": seed}
@@ -39,6 +46,9 @@ def sweep(rates, X, y, epochs):
     return {rate: models[i :: len(rates)] for i, rate in enumerate(rates)}
 
 
+# %%
+# The sweep, on a fifth of the training rows.
+
 options = parse_options(__doc__, {"made": 200})
 X, y = make_classification(n_samples=1000, n_features=10, n_classes=3, n_informative=6, random_state=42)
 X, X_test, y, y_test = train_test_split(X, y, test_size=0.2, random_state=42)
@@ -49,6 +59,9 @@ for rate in models:
     print(f"Rate {rate:g}: validation accuracy {fmean(model.score(X_val, y_val) for model in models[rate]):.3f}")
 curves = {f"rate {rate:g}": np.median([model[-1].loss_curve_ for model in models[rate]], axis=0) for rate in models}
 draw_curves(options.figure, "Adam's learning rate, median of ten seeds", training_loss=curves)
+
+# %%
+# The tutorial's rate in three ways, and the model in another process.
 
 here = sweep((0.001,), X, y, options.epochs)[0.001]
 theirs = [make_model(MLPClassifier, X, options.epochs, seed).fit(X, y) for seed in SEEDS]

@@ -1,12 +1,15 @@
-"""MNIST by a loop by hand, by skorch and by one estimator: the losses of each epoch, and a loss that is NaN.
+"""
+MNIST by hand, by skorch, by one estimator
+==========================================
 
-The network gives logits. For its default criterion, `NLLLoss`, skorch takes the logarithm of the output, which is right
-after a softmax: of logits below 0 it is NaN, from the first epoch on, without an error, and the network learns nothing.
-The remedy is `criterion=nn.CrossEntropyLoss`. Our estimator has the loss that belongs to its network.
+The losses of each epoch, and a loss that is NaN. The network gives logits. For its default criterion, `NLLLoss`,
+skorch takes the logarithm of the output, which is right after a softmax: of logits below 0 it is NaN, from the first
+epoch on, without an error, and the network learns nothing. The remedy is `criterion=nn.CrossEntropyLoss`. Our
+estimator has the loss that belongs to its network.
 
-The settings are the tutorial's; optimizer and batch size, which it does not name, give its accuracy. Deviations: skorch
-trains on all rows, none are held out; the test rows are drawn at random; digits get more epochs, since they are few.
-Runs offline; MNIST by option::
+The settings are the tutorial's; optimizer and batch size, which it does not name, give its accuracy. Deviations:
+skorch trains on all rows, none are held out; the test rows are drawn at random; digits get more epochs, since they are
+few. Runs offline; MNIST by option::
 
     python examples/tutorial_mnist.py                 # digits, bundled with scikit-learn
     python examples/tutorial_mnist.py --data mnist    # MNIST from OpenML
@@ -21,6 +24,9 @@ from torch import nn
 from _by_hand import Network, count_lines, count_parameters, evaluate, make_loader, train_epoch
 from _shared import draw_curves, load_images, parse_options
 from sktorch_mlp import MLPTorchClassifier
+
+# %%
+# Three ways to train one network.
 
 
 def train_by_hand(X, y, epochs):
@@ -43,6 +49,9 @@ def train_here(X, y, epochs):
     settings = {"alpha": 0, "batch_size": 64, "weight_init": "torch", "random_state": 0}
     return MLPTorchClassifier((128, 64), max_iter=epochs, n_iter_no_change=epochs, **settings).fit(X, y)
 
+
+# %%
+# The losses of each epoch, and what the models predict.
 
 options = parse_options(__doc__, {"digits": 20, "mnist": 5})
 (X, y), (X_test, y_test) = load_images(options)

@@ -1,10 +1,13 @@
-"""The network of tutorial_mnist.py by plain SGD with a rate of 0.5, then by what is usual today.
+"""
+From plain SGD to a modern recipe
+=================================
 
-A switch to momentum, weight decay or Adam is a parameter or two; AdamW, a cosine schedule, dropout and batch
-normalization are five, the decay included. Three seeds each; accuracy after the last epoch, as in the tutorial.
+The network of tutorial_mnist.py by plain SGD with a rate of 0.5, then by what is usual today. A switch to momentum,
+weight decay or Adam is a parameter or two; AdamW, a cosine schedule, dropout and batch normalization are five, the
+decay included. Three seeds each; accuracy after the last epoch, as in the tutorial.
 
-Deviations: momentum gets a rate of 0.05, since at 0.5 the units die. Our AdamW does not shrink intercepts. The test rows
-are drawn at random. Runs offline; MNIST by option, in some minutes::
+Deviations: momentum gets a rate of 0.05, since at 0.5 the units die. Our AdamW does not shrink intercepts. The test
+rows are drawn at random. Runs offline; MNIST by option, in some minutes::
 
     python examples/tutorial_mnist_modern.py                 # digits, bundled with scikit-learn
     python examples/tutorial_mnist_modern.py --data mnist    # MNIST from OpenML
@@ -16,6 +19,9 @@ import torch
 from _by_hand import ModernNetwork, Network, count_lines, evaluate, make_loader, train_epoch
 from _shared import draw_curves, load_images, parse_options
 from sktorch_mlp import MLPTorchClassifier
+
+# %%
+# The recipe by hand.
 
 
 def train_by_hand(X, y, epochs):
@@ -30,6 +36,9 @@ def train_by_hand(X, y, epochs):
     return network
 
 
+# %%
+# The recipe as parameters.
+
 SGD = {"solver": "sgd", "momentum": 0, "learning_rate_init": 0.5}
 DECAY = {"solver": torch.optim.SGD, "solver_params": {"weight_decay": 1e-4}}  # decays intercepts too; our sgd has alpha
 MODERN = {"solver": "adamw", "weight_decay": 1e-4, "dropout": 0.2, "normalization": "batch"}
@@ -41,6 +50,9 @@ VARIANTS = {
     "modern but the cosine": MODERN,
     "modern": MODERN | {"learning_rate": "cosine"},
 }
+
+# %%
+# Accuracies and curves.
 
 options = parse_options(__doc__, {"digits": 60, "mnist": 20})
 (X, y), (X_test, y_test) = load_images(options)

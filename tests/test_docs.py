@@ -1,4 +1,4 @@
-"""What README, guide and examples show runs as it stands."""
+"""What README, the documentation and the examples show runs as it stands, and leaves nothing out."""
 
 import re
 import runpy
@@ -10,27 +10,50 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from sklearn.datasets import load_iris
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 import sktorch_mlp
-from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, TabularMLPClassifier, TabularMLPRegressor
+from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, TabularMLPClassifier, TabularMLPRegressor, callbacks
+from sktorch_mlp._estimators.html import DOCS_URL
 
 ROOT = Path(__file__).parents[1]
+ESTIMATORS = [MLPTorchClassifier, MLPTorchRegressor, TabularMLPClassifier, TabularMLPRegressor]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+PAGES = sorted(page.relative_to(ROOT).as_posix() for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
+WITH_CODE = [page for page in PAGES if "```python" in (ROOT / page).read_text()]
+
+
+@pytest.mark.parametrize("page", WITH_CODE)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_code_blocks(page):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
-    assert len(blocks) >= 2
+def test_code_blocks(page, tmp_path, monkeypatch, capsys):
+    """They run one after the other. A block of text right after one is what it prints."""
+    monkeypatch.chdir(tmp_path)
     namespace = {}
-    for block in blocks:
+    blocks = r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?"
+    for block, printed in re.findall(blocks, (ROOT / page).read_text(), flags=re.DOTALL):
         exec(compile(block, page, "exec"), namespace)
+        output = capsys.readouterr().out
+        assert not printed or output.split() == printed.split()
+    plt.close("all")
 
 
-def test_links_between_pages_lead_somewhere():
-    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")):
-        for target in re.findall(r"\]\(((?!http)[^)#]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+def anchors(page):
+    """Places of a page of Markdown that links can lead to, as GitHub names them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, "benchmarks/README.md"])
+def test_links_between_pages_lead_somewhere(page):
+    page = ROOT / page
+    for target, anchor in re.findall(r"\]\(((?!http)[^)#]*)#?([^)]*)\)", page.read_text()):
+        file = page.parent / target if target else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if anchor.startswith("sphx_glr_auto_examples_"):
+            assert (ROOT / "examples" / anchor.removeprefix("sphx_glr_auto_examples_")).exists(), anchor
+        elif anchor and anchor != "examples" and file.name != "benchmarks.md":
+            assert anchor in anchors(file), f"{page.name} links to {target}#{anchor}"
 
 
 def test_readme_has_the_two_commands():
@@ -101,9 +124,7 @@ def test_quickstart_names_a_missing_file(monkeypatch, capsys):
     assert "there is no file nowhere.npz" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "estimator", [MLPTorchClassifier, MLPTorchRegressor, TabularMLPClassifier, TabularMLPRegressor]
-)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_every_parameter_is_documented(estimator):
     section = estimator.__doc__.split("Attributes\n")[0]
     documented = {
@@ -116,9 +137,98 @@ def test_version():
     assert f"## {sktorch_mlp.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
 def test_stacked_search_finds_the_same(capsys):
     runpy.run_path(str(ROOT / "examples/grid_search_stacked.py"), run_name="__main__")
     alone, stacked, difference, ratio = capsys.readouterr().out.splitlines()
     assert alone.partition("best")[2] == stacked.partition("best")[2]
     assert float(difference.rpartition(" ")[2]) < 1e-2
     assert float(re.search(r"([\d.]+) times as long as stacked", ratio).group(1)) > 0
+    plt.close("all")
+
+
+# The site --------------------------------------------------------------------------------
+
+
+def pages_of_the_api():
+    """Pages that autosummary makes, as docs/api.rst says."""
+    text = (ROOT / "docs/api.rst").read_text()
+    (folder,) = set(re.findall(r":toctree: (\S+)", text))
+    (module,) = set(re.findall(r"currentmodule:: (\S+)", text))
+    return {f"{folder}/{module}.{name}.html" for name in re.findall(r"^   ([\w.]+)$", text, flags=re.MULTILINE)}
+
+
+def test_the_api_has_all_public_names():
+    names = [name for name in sktorch_mlp.__all__ if name != "__version__"]
+    names += [f"callbacks.{name}" for name in callbacks.__all__] + ["onnx"]
+    assert pages_of_the_api() == {f"api/sktorch_mlp.{name}.html" for name in names}
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_views_of_estimators_link_to_a_page(estimator):
+    link = estimator()._get_doc_link()
+    assert link.startswith(DOCS_URL)
+    assert link.removeprefix(DOCS_URL) in pages_of_the_api()
+
+
+def test_the_index_for_language_models_has_all_pages():
+    """As CI checks of the built site, too."""
+    pages = {re.sub(r"^docs/(.*)\.md$", r"\1.html", page) for page in PAGES if page.startswith("docs/")}
+    examples = {path.stem for path in (ROOT / "examples").glob("*.py") if not path.stem.startswith("_")}
+    pages |= {f"auto_examples/{name}.html" for name in {"index", *examples}} | {"api.html"} | pages_of_the_api()
+    listed = re.findall(r"^- \[.+\]\((.+)\): .+$", (ROOT / "docs/llms.txt").read_text(), flags=re.MULTILINE)
+    assert sorted(listed) == sorted(pages)
+
+
+# Coming from MLPClassifier -----------------------------------------------------------------
+
+KINDS = {"classifier": (MLPClassifier, MLPTorchClassifier), "regressor": (MLPRegressor, MLPTorchRegressor)}
+
+
+def statuses(title, kind):
+    """What the table of a section says of each name of an estimator: same, faster, new."""
+    text = (ROOT / "docs/from_sklearn.md").read_text()
+    section = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in section.splitlines() if line.startswith("|")]
+    of_this_kind = [(names, status) for names, status in rows[2:] if set(KINDS) & set(names.split()) in (set(), {kind})]
+    named = [(name, status) for names, status in of_this_kind for name in re.findall(r"`(\w+)`", names)]
+    assert len(dict(named)) == len(named)
+    return dict(named)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_has_each_parameter(kind):
+    theirs, ours = KINDS[kind]
+    expected = dict.fromkeys(ours().get_params(), "new")
+    for name, default in theirs().get_params().items():
+        assert ours().get_params()[name] == default
+        constraints = [sorted(map(str, estimator._parameter_constraints[name])) for estimator in (theirs, ours)]
+        expected[name] = "same" if constraints[0] == constraints[1] else "more values"
+    assert statuses("Parameters", kind) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_page_has_each_attribute(kind):
+    X, y = load_iris(return_X_y=True, as_frame=True)
+    solvers = ({}, {"early_stopping": True}, {"solver": "lbfgs"})
+    theirs, ours = (
+        {
+            name
+            for settings in solvers
+            for name in dir(estimator(max_iter=2, **settings).fit(X, y))
+            if name.endswith("_") and not name.startswith("_")
+        }
+        for estimator in KINDS[kind]
+    )
+    assert statuses("Attributes", kind) == {name: "same" if name in theirs else "new" for name in theirs | ours}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_has_each_method(kind):
+    theirs, ours = (
+        {name for name in dir(estimator()) if not name.startswith("_") and callable(getattr(estimator(), name))}
+        for estimator in KINDS[kind]
+    )
+    expected = {name: "same" if name in theirs else "new" for name in theirs | ours} | {"fit": "same, faster"}
+    assert statuses("Methods", kind) == expected

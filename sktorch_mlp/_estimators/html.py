@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from abc import abstractmethod
-from typing import Any
 
 import numpy as np
 from sklearn.exceptions import NotFittedError
@@ -15,8 +14,9 @@ from .compat import BaseEstimator
 from .curves import LossCurve, loss_curves, mean_over_networks
 from .summary import HEADER, LayerTable, Summary, cells_of
 
-#: Where the documentation is served; the one place to change when it moves.
-DOCS_URL = "https://sktorch-mlp.readthedocs.io/en/latest/"
+#: Where releases serve their documentation: the one place to change, which `docs/conf.py` reads too. (There is none before
+#: the first release.)
+DOCS_URL = "https://sktorch-mlp.readthedocs.io/en/stable/"
 
 #: Width and height of the spark line, and the most points that it is drawn through.
 _WIDTH, _HEIGHT, _MOST_POINTS = 160, 32, 80
@@ -39,7 +39,7 @@ class NotebookViewMixin(BaseEstimator):
     """The summary of an estimator, and its view in a notebook."""
 
     _doc_link_module = "sktorch_mlp"
-    _doc_link_template = DOCS_URL + "api.html#{estimator_module}.{estimator_name}"
+    _doc_link_template = DOCS_URL + "api/{estimator_module}.{estimator_name}.html"
 
     @abstractmethod
     def _summarize(self) -> Summary:
@@ -61,14 +61,6 @@ class NotebookViewMixin(BaseEstimator):
         """
         check_is_fitted(self)
         return self._summarize()
-
-    def _get_params_html(self, deep: bool = True, doc_link: str = "") -> Any:
-        """Parameters with links to their text, to which scikit-learn adds a fragment of its own."""
-        return super()._get_params_html(deep, doc_link.partition("#")[0])
-
-    def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
-        """Fitted attributes, likewise."""
-        return super()._get_fitted_attr_html(doc_link.partition("#")[0])
 
     def _html_repr(self) -> str:
         """What scikit-learn shows of an estimator that stands alone; in a pipeline it shows its own view."""

@@ -26,14 +26,15 @@ def fitted(class_):
 
 @pytest.mark.parametrize("class_", ESTIMATORS)
 def test_links_lead_to_our_documentation(class_):
-    """To the place of the class, and to the text of each parameter and attribute on the same page."""
+    """To the page of the class, and to the text of each parameter and attribute on it."""
     view = fitted(class_)._repr_html_()
     links = [html.unescape(link) for link in re.findall(r'href="(.*?)"', view)]
-    assert f"{DOCS_URL}api.html#sktorch_mlp.{class_.__name__}" in links
+    page = f"{DOCS_URL}api/sktorch_mlp.{class_.__name__}.html"
+    assert page in links
     named = re.findall(r"#:~:text=(\w+),-", " ".join(links))
     # A parameter has a link if the documentation has a line of its own for it.
     assert {"hidden_layer_sizes", "max_iter", "random_state", "n_iter_", "n_outputs_"} <= set(named)
-    assert all(link.startswith(f"{DOCS_URL}api.html#") and link.count("#") == 1 for link in links)
+    assert {link.partition("#:~:text=")[0] for link in links} == {page}
 
 
 def test_an_estimator_of_others_has_no_link_to_us():
@@ -68,7 +69,7 @@ def test_what_is_not_fitted_is_scikit_learns_view():
 def test_in_a_pipeline_it_is_scikit_learns_view():
     view = make_pipeline(StandardScaler(), ours("classifier")).fit(X, LABELS)._repr_html_()
     assert "sktorch-fitted" not in view
-    assert f"{DOCS_URL}api.html#sktorch_mlp.MLPTorchClassifier" in view
+    assert f"{DOCS_URL}api/sktorch_mlp.MLPTorchClassifier.html" in view
 
 
 def test_texts_are_escaped():

@@ -42,8 +42,8 @@ CLASSES = {"two classes": BINARY, "three classes": Y, "labels": LABELS}
 
 @pytest.fixture(scope="module")
 def focal():
-    """The function of docs/guide.md."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/guide.md").read_text(), flags=re.DOTALL)
+    """The function of docs/guide/training.md."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/guide/training.md").read_text(), flags=re.DOTALL)
     (block,) = [block for block in blocks if "def focal(" in block]
     namespace = {}
     exec(block.partition("clf = ")[0], namespace)
