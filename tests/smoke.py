@@ -75,7 +75,7 @@ def check_tables():
         assert model.score(frame, y) > 0.7
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(frame), model.predict(frame))
     net = MLPTorchClassifier(**COMMON).fit(X, Y).to_skorch()
-    assert net.predict(X.astype(np.float32)).shape == (150,)
+    assert net.predict(X).shape == (150,)
 
 
 #: Optional library, the extra that has it, what needs it, and a call that does.
