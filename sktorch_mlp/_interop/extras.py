@@ -26,4 +26,5 @@ def needed_by(feature: str, *, extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise ImportError(f'{feature} needs {error.name}: pip install "sktorch-mlp[{extra}]"') from error
+        library = str(error.name).partition(".")[0]
+        raise ImportError(f'{feature} needs {library}: pip install "sktorch-mlp[{extra}]"') from error
