@@ -1,11 +1,11 @@
-"""The import that registers the converters."""
+"""The import that registers the converters; without it no optional library is loaded."""
 
 import subprocess
 import sys
 
 BY_THE_IMPORT_ALONE = """
 import sktorch_mlp, sys
-assert not {"onnx", "skl2onnx"} & sys.modules.keys()
+assert not {"onnx", "skl2onnx", "safetensors", "matplotlib"} & sys.modules.keys()
 import sktorch_mlp.onnx
 from skl2onnx import supported_converters
 print(sorted(name for name in supported_converters() if name.startswith("Sktorch")))
