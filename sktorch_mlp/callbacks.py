@@ -13,6 +13,7 @@ from typing import Any
 import joblib
 
 from ._interop.compat import copy_without_callbacks
+from ._interop.extras import needed_by
 from ._interop.files import written_beside
 
 __all__ = ["BestSnapshot", "LiveMetrics", "TimeLimit"]
@@ -141,10 +142,8 @@ class LiveMetrics(_Callback):
     """
 
     def __init__(self, console: Any = None) -> None:
-        try:
+        with needed_by("LiveMetrics", extra="progress"):
             import rich  # noqa: F401 - to tell early
-        except ImportError as error:
-            raise ImportError("LiveMetrics needs rich. Install it with: pip install rich") from error
         self.console = console
         self._bars: dict[int, tuple[Any, Any]] = {}
 

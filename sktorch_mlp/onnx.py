@@ -26,11 +26,10 @@ from ._estimators.classifier import MLPTorchClassifier
 from ._estimators.regressor import MLPTorchRegressor
 from ._estimators.tabular_classifier import TabularMLPClassifier
 from ._estimators.tabular_regressor import TabularMLPRegressor
+from ._interop.extras import needed_by
 
-try:
+with needed_by("sktorch_mlp.onnx", extra="onnx"):
     from ._interop.skl2onnx import register
-except ImportError as error:
-    raise ImportError('sktorch_mlp.onnx needs skl2onnx: pip install "sktorch-mlp[onnx]"') from error
 
 __all__: list[str] = []
 

@@ -294,13 +294,16 @@ def test_memory_is_skipped_where_the_peak_cannot_be_reset(tmp_path):
 # Versions ------------------------------------------------------------------------------
 
 
-def test_versions(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("problems", "n_lines"), [(["iris", "predict"], 6), pytest.param(["search"], 1, marks=pytest.mark.slow)]
+)
+def test_versions(problems, n_lines, tmp_path, capsys):
     path = tmp_path / "versions.json"
-    argv = ["versions", "--other", str(ROOT), "--problems", "iris", "predict", "search", "--scale", "0.01", *QUICK]
+    argv = ["versions", "--other", str(ROOT), "--problems", *problems, "--scale", "0.01", *QUICK]
     assert main([*argv, "--summary", str(path)]) == 0
     header, *lines = _lines(capsys)
     assert header == ["call", "X float64", "X float32"]
-    assert len(lines) == 7
+    assert len(lines) == n_lines
     for row in _json(path)["rows"]:
         assert row["facts"]["other"] == row["facts"]["this"]
         assert list(row["values"]) == ["other, X float64", "this, X float64", "other, X float32", "this, X float32"]

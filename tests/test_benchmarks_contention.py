@@ -91,7 +91,15 @@ def test_the_calls_have_their_sizes():
     assert {case.method for case in every.values()} == contention.TOLERANCES.keys()
 
 
-def test_results_that_differ_are_noticed(monkeypatch):
+ONE_OF_EACH_METHOD = ["predict_proba", "predict_row", "iris", "search"]
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [ONE_OF_EACH_METHOD, pytest.param(list(contention.cases(0.01)), marks=pytest.mark.slow)],
+    ids=["few", "all"],
+)
+def test_results_that_differ_are_noticed(calls, monkeypatch):
     class Wrong(Worker):
         """A worker whose results of ours are others, of all calls."""
 
@@ -104,8 +112,9 @@ def test_results_that_differ_are_noticed(monkeypatch):
             return replace(measured, result=replace(result, loss=result.loss + 1) if is_fit else result + 1)
 
     monkeypatch.setattr(contention, "Worker", Wrong)
-    rows = contention.run(_args("--states", "idle"))
-    assert [row.facts["call"] for row in rows] == [case.title for case in contention.cases(0.01).values()]
+    rows = contention.run(_args("--states", "idle", "--calls", *calls))
+    assert [row.facts["call"] for row in rows] == [contention.cases(0.01)[name].title for name in calls]
+    assert {row.facts["method"] for row in rows} == contention.TOLERANCES.keys()
     assert all(ratio.mismatches for row in rows for ratio in row.ratios.values())
     assert all(" iterations" not in line for row in rows for ratio in row.ratios.values() for line in ratio.mismatches)
 

@@ -1,7 +1,5 @@
 """Pictures of fits and searches."""
 
-import sys
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -362,12 +360,3 @@ def test_wrong_names(grid):
     with pytest.raises(NotFittedError, match="This GridSearchCV instance is not fitted yet"):
         SearchDisplay.from_search(GridSearchCV(ours("classifier"), {"alpha": [1.0]}))
     assert not plt.get_fignums()
-
-
-def test_without_matplotlib(stopped, grid, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    remedy = r'needs matplotlib. Install it with: pip install "sktorch-mlp\[plot\]"'
-    with pytest.raises(ImportError, match=f"LossCurveDisplay {remedy}"):
-        LossCurveDisplay.from_estimator(stopped)
-    with pytest.raises(ImportError, match=f"SearchDisplay {remedy}"):
-        SearchDisplay.from_search(grid)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import sklearn.datasets
 from sklearn.datasets import load_iris
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
@@ -138,7 +139,9 @@ def test_version():
 
 
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
-def test_stacked_search_finds_the_same(capsys):
+def test_stacked_search_finds_the_same(capsys, monkeypatch):
+    X, y = sklearn.datasets.load_digits(return_X_y=True)
+    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda return_X_y: (X[:250], y[:250]))  # of 1797 rows
     runpy.run_path(str(ROOT / "examples/grid_search_stacked.py"), run_name="__main__")
     alone, stacked, difference, ratio = capsys.readouterr().out.splitlines()
     assert alone.partition("best")[2] == stacked.partition("best")[2]

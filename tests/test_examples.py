@@ -29,15 +29,20 @@ EPOCHS = {
 }
 
 
+def check_what_it_shows(picture, output, errors):
+    """A tutorial warns of nothing, draws a picture, and counts lines."""
+    assert not errors
+    assert plt.imread(picture).std() > 0.05
+    assert re.search(r"By hand: .* \d+ lines", output)
+    assert re.search(r"Here: .*\d+ (lines|parameters)", output)
+
+
 def run(tutorial, folder, *options):
-    """What a tutorial prints in a process of its own; it warns of nothing and draws a picture."""
+    """What a tutorial prints in a process of its own."""
     command = [sys.executable, EXAMPLES / f"{tutorial}.py", "--figure", "curves.png", *options]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert not result.stderr
-    assert plt.imread(folder / "curves.png").std() > 0.05
-    assert re.search(r"By hand: .* \d+ lines", result.stdout)
-    assert re.search(r"Here: .*\d+ (lines|parameters)", result.stdout)
+    check_what_it_shows(folder / "curves.png", result.stdout, result.stderr)
     return result.stdout
 
 
@@ -83,7 +88,7 @@ def run_here(monkeypatch, tmp_path, capfd, restore_threads):
         monkeypatch.setattr(sys, "argv", [f"{tutorial}.py", "--figure", str(figure), *map(str, options)])
         variables = runpy.run_path(str(EXAMPLES / f"{tutorial}.py"))
         output, errors = capfd.readouterr()
-        assert not errors
+        check_what_it_shows(figure, output, errors)
         return SimpleNamespace(**variables), output
 
     yield run
@@ -100,8 +105,8 @@ def test_each_tutorial_is_tested_and_short():
         assert len([line for line in code if not line.startswith("#")]) < 65, name
 
 
-def test_mnist(tmp_path):
-    output = run("tutorial_mnist", tmp_path)
+def test_mnist(run_here):
+    _, output = run_here("tutorial_mnist")
     n_epochs = EPOCHS["tutorial_mnist"]["digits"]
     n_parameters = (64 + 1) * 128 + (128 + 1) * 64 + (64 + 1) * 10
     assert number(r"Network: ([\d,]+) parameters", output) == n_parameters
@@ -144,8 +149,8 @@ def test_mnist_counts_parameters():
     assert by_hand.count_parameters(by_hand.Network(784, 128, 64, 10)) == 109_386
 
 
-def test_mnist_modern(tmp_path):
-    output = run("tutorial_mnist_modern", tmp_path, "--epochs", "15")
+def test_mnist_modern(run_here):
+    _, output = run_here("tutorial_mnist_modern", "--epochs", 15)
     tests = {
         name: number(rf"\n{name} +[\d.]+ +([\d.]+)", output) for name in ("Adam", "modern but the cosine", "modern")
     }
@@ -166,14 +171,15 @@ def test_mnist_modern_has_the_settings_of_the_tutorial(run_here, few_digits):
     assert kinds == by_hand
 
 
-def test_fashion_mnist(tmp_path):
-    output = run("tutorial_fashion_mnist", tmp_path, "--epochs", "100")
+def test_fashion_mnist(run_here):
+    _, output = run_here("tutorial_fashion_mnist", "--epochs", 100)
     assert "digits: 1,540 rows to train, 257 to test, 100 epochs" in output
     by_hand, here = (number(rf"Training loss: .*{name} ([\d.]+)", output) for name in ("by hand", "here"))
     assert here == pytest.approx(by_hand, rel=0.5)  # single batches move it, see the picture
     assert min(number(rf"Test accuracy: .*{name} ([\d.]+)", output) for name in ("by hand", "here")) > 0.9
 
 
+@pytest.mark.slow
 def test_learning_rates(tmp_path):
     output = run("tutorial_learning_rates", tmp_path)
     validation = {
@@ -203,8 +209,8 @@ def test_learning_rates_has_the_data_of_the_tutorial(run_here):
     np.testing.assert_allclose(scaler.mean_, tutorial.X.mean(axis=0))
 
 
-def test_cifar10(tmp_path):
-    output = run("tutorial_cifar10", tmp_path, "--epochs", "30")
+def test_cifar10(run_here):
+    _, output = run_here("tutorial_cifar10", "--epochs", 30)
     assert re.search(r"\n +30 ", output)
     assert number(r"Test accuracy: by hand ([\d.]+)", output) > 0.5
 
@@ -432,3 +438,12 @@ def test_save_and_export(capsys):
     for name, times in {"digits.onnx": 1, "digits.pt": 1, "digits.safetensors": 3, "digits.pickle": 3}.items():
         assert times < sizes[name] / weights < times + 0.5, name
     plt.close("all")
+
+
+def test_larger_than_memory(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["larger_than_memory.py", "--rows", "120000"])
+    variables = runpy.run_path(str(EXAMPLES / "larger_than_memory.py"))
+    output = capsys.readouterr().out
+    assert number(r"accuracy ([\d.]+)", output) > 0.85
+    assert variables["model"].n_iter_ == 2
+    assert "of X are read in blocks" in output

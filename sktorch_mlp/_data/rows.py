@@ -167,7 +167,7 @@ class Rows:
             return SparseBatch([SparseRows(self.X, self.device)] * n_networks)
         X = self.X if isinstance(self.X, Tensor) else self[:].X
         assert isinstance(X, Tensor)
-        X = _cast(X.to(self.device), self.batch_dtype)
+        X = self._place(X)
         return DenseBatch(X if n_networks == 1 else X.expand(n_networks, -1, -1))
 
     def take(self, indices: Tensor) -> Batch:
@@ -177,11 +177,17 @@ class Rows:
             if self.is_streamed:
                 X = self[indices.flatten().cpu().numpy()].X
                 assert isinstance(X, Tensor)
-                return DenseBatch(_cast(X.to(self.device), self.batch_dtype).unflatten(0, indices.shape))
+                return DenseBatch(self._place(X).unflatten(0, indices.shape))
             (load,) = self.loaders(indices, [indices.shape[-1]])
             return load()[0]
         takes_all = len(first) == len(self) and torch.equal(first, torch.arange(len(self), device=first.device))
         return (self if takes_all else self[first.cpu().numpy()]).all_rows(_n_networks(indices))
+
+    def _place(self, X: Tensor) -> Tensor:
+        """Bring some rows to the device and cast them there, or before if they are wide: it may have no float64."""
+        if X.itemsize > self.batch_dtype.itemsize:
+            X = _cast(X, self.batch_dtype)
+        return _cast(X.to(self.device), self.batch_dtype)
 
     def loaders(self, indices: Tensor, sizes: Sequence[int]) -> list[BatchLoader]:
         """Functions that fill consecutive mini-batches, some at each call. Only the batches of the last call are valid.

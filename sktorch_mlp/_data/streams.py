@@ -92,8 +92,10 @@ class _Copies:
         self._device = device
         self._stream = torch.cuda.Stream(device)
         self._is_copied, self._is_computed = torch.cuda.Event(), torch.cuda.Event()
+        self.release()  # its memory may have been that of others, who still compute
 
     def begin(self, host: Tensor, on_device: Tensor) -> None:
+        on_device.record_stream(self._stream)  # its memory goes to nobody else before the end, as after Ctrl-C
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(self._is_computed)
             on_device.copy_(host, non_blocking=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sktorch_mlp._interop.extras import needed_by
+
 #: Label of the axes of scores, by which they are found again.
 _SCORES = "validation score"
 
@@ -19,12 +21,8 @@ def axes_for(display: Any, ax: Any) -> Any:
     ImportError
         Without matplotlib.
     """
-    try:
+    with needed_by(type(display).__name__, extra="plot"):
         import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            f'{type(display).__name__} needs matplotlib. Install it with: pip install "sktorch-mlp[plot]"'
-        ) from error
     if ax is None:
         _, ax = plt.subplots(layout="constrained")
     return ax

@@ -110,7 +110,8 @@ def _gelu(graph: Graph, units: str) -> str:
 
 
 def _silu(graph: Graph, units: str) -> str:
-    return graph("Mul", units, graph("Sigmoid", units))
+    # Without a Sigmoid: onnxruntime up to 1.30 fuses one into an operator that it does not have in float64.
+    return graph("Div", units, graph("Add", graph("Exp", graph("Neg", units)), graph.constant(1)))
 
 
 def _mish(graph: Graph, units: str) -> str:

@@ -269,8 +269,9 @@ def _waves(graph: Graph, clipped: str, waves: np.ndarray) -> str:
     n_networks, _, n_numbers, n_frequencies = waves.shape
     frequencies, phases = waves.reshape(n_networks, 2, 1, -1).swapaxes(0, 1)
     z = graph.columns(clipped, np.repeat(np.arange(n_numbers), n_frequencies))
-    turns = graph("Add", graph("Mul", z, graph.constant(frequencies)), graph.constant(phases))
-    return graph("Cos", graph("Mul", turns, graph.constant(2 * math.pi)))
+    # Cosines as sines, a quarter of a turn later: onnxruntime 1.24, for one, has no others in float64.
+    turns = graph("Add", graph("Mul", z, graph.constant(frequencies)), graph.constant(phases + 0.25))
+    return graph("Sin", graph("Mul", turns, graph.constant(2 * math.pi)))
 
 
 def _clip_smoothly(graph: Graph, z: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from .extras import needed_by
 from .files import written_beside
 
 #: What the entry "format" of a header is, and the version of the format that this release writes, the latest it reads.
@@ -50,12 +51,8 @@ class NotPlainError(ValueError):
 
 
 def _library() -> Any:
-    try:
+    with needed_by("Saving or loading an estimator", extra="safetensors"):
         import safetensors.numpy
-    except ImportError as error:
-        raise ImportError(
-            'To save and load estimators, install safetensors: pip install "sktorch-mlp[safetensors]"'
-        ) from error
     return safetensors
 
 

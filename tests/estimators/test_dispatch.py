@@ -14,19 +14,22 @@ N_CHECKS = 7
 #: Files, which of their tests, and how many of these have to run. What the estimators of the checks differ in beyond the
 #: defaults has nothing to do with dispatch.
 RUNS = {
-    "tests": ("test_array_api.py", "array_api", 110),
-    "checks": ("test_checks.py", "default and array_api", 2 * N_CHECKS),
-    "checks of tables": ("test_tabular_checks.py", "array_api and not (pack or periodic)", 3 * N_CHECKS),
+    "tests": (["test_array_api.py"], "array_api", 110),
+    "checks": (
+        ["test_checks.py", "test_tabular_checks.py"],
+        "array_api and (default or tabular and not (pack or periodic))",
+        (2 + 3) * N_CHECKS,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_in_a_process_with_dispatch(name):
     pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
-    file, chosen, n_tests = RUNS[name]
+    files, chosen, n_tests = RUNS[name]
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", chosen]
     result = subprocess.run(
-        [*command, str(FOLDER / file)],
+        [*command, *(str(FOLDER / file) for file in files)],
         env=os.environ | {"SCIPY_ARRAY_API": "1"},
         cwd=FOLDER.parents[1],
         capture_output=True,

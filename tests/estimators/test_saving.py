@@ -342,22 +342,6 @@ np.testing.assert_array_equal(model.predict_proba(pd.read_pickle(path + ".pickle
     assert run.returncode == 0, run.stderr
 
 
-def test_the_library_is_imported_only_where_it_is_needed():
-    code = """
-import sys, sktorch_mlp
-assert "safetensors" not in sys.modules
-sys.modules["safetensors"] = None
-try:
-    sktorch_mlp.load("file")
-except ImportError as error:
-    assert 'pip install "sktorch-mlp[safetensors]"' in str(error)
-else:
-    raise AssertionError
-"""
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-
-
 def test_load_says_where_it_is_public():
     assert sktorch_mlp.load is load
     assert load.__module__ == "sktorch_mlp"

@@ -5,7 +5,6 @@ import gzip
 import io
 import os
 import pickle
-import sys
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -137,9 +136,3 @@ def test_live_metrics_leave_their_bars_in_their_process():
     live = LiveMetrics()
     live._bars[0] = None, None
     assert pickle.loads(pickle.dumps(live))._bars == copy.copy(live)._bars == {}
-
-
-def test_live_metrics_without_rich_say_what_to_do(monkeypatch):
-    monkeypatch.setitem(sys.modules, "rich", None)
-    with pytest.raises(ImportError, match=r"LiveMetrics needs rich\. Install it with: pip install rich"):
-        LiveMetrics()

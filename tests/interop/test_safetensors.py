@@ -3,7 +3,6 @@
 import json
 import os
 import struct
-import sys
 
 import numpy as np
 import pytest
@@ -150,13 +149,6 @@ def test_errors_of_the_file_system_are_those_of_python(path):
         read(path.parent)
     with pytest.raises(FileNotFoundError):
         write(path / "file", {"value": 1})
-
-
-@pytest.mark.parametrize("call", [lambda path: write(path, {"value": 1}), read])
-def test_without_the_library_the_error_names_the_extra(call, path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(ImportError, match=r'^To save .*: pip install "sktorch-mlp\[safetensors\]"$'):
-        call(path)
 
 
 # Damaged files -------------------------------------------------------------------------

@@ -6,7 +6,7 @@ every kernel passes that is called with such a tensor, by PyTorch's own function
 refused with its error; what makes the host wait for the device is counted, and so is each copy between the two.
 
 A graph records kernels with the memory that they were called with, as CUDA's does, and a replay runs no Python but these.
-The numbers are those of the CPU. Of time, of streams and of memory that has been given back nothing is simulated.
+The numbers are those of the CPU. Of time and of memory that has been given back nothing is simulated.
 
 Some of what a device would take is refused, as nothing here needs it: tensors of the host without axes in calculations, and
 copies from pinned memory and new tensors that are not empty while a graph is recorded. Random streams have to be registered
@@ -15,25 +15,36 @@ with a graph, as before PyTorch 2.14.
 
 import contextlib
 import threading
-from functools import cache, partial
+from functools import cache
 from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from . import streams
-from .graphs import Generator, Graph, check_generator, current_device, record
+from .graphs import Generator, Graph, check_generator, current_device, record, written
 from .state import (
     HOST,
     N_CUDA_DEVICES,
     convert,
+    is_pinned,
     is_tensor,
     leaves,
+    pin,
     refuse_float64_of_mps,
     resolve,
     thread,
     traffic,
+)
+from .streams import (
+    Event,
+    Stream,
+    current_stream,
+    forget,
+    host_has_waited_for,
+    is_watching,
+    note_use,
+    stream_context,
 )
 
 #: Kernels whose result the host reads, or whose size depends on values, for which it waits.
@@ -72,6 +83,9 @@ class DeviceTensor(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return _launch(func, args, kwargs or {})
+
+    def record_stream(self, stream):
+        """Nothing: memory that has been given back is not simulated."""
 
 
 def on_device(array, device="cuda"):
@@ -129,6 +143,7 @@ def _make(func, args, kwargs):
         source = args[-1] if func is Tensor.new_tensor else args[0]
         if _placement(source) != device:
             traffic.note(_placement(source), device, func.__name__, made.numel(), made.dtype)
+            host_has_waited_for(_placement(source) if device == HOST else device)
             made = made.clone()
     elif placed and func not in (torch.sparse_csr_tensor, Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones):
         assert getattr(func, "__name__", "").endswith("_like"), f"{func} is not simulated"
@@ -148,15 +163,16 @@ def _move(func, source, *args, **kwargs):
     if device == _placement(source):
         with torch._C.DisableTorchFunctionSubclass():
             return source.to(dtype or source.dtype, copy=copies)
-    is_pinned = kwargs.get("non_blocking") and _is_pinned(source)
     dtype = dtype or source.dtype
-    traffic.note(_placement(source), device, func.__name__, source.numel(), dtype, waits=not is_pinned)
+    traffic.note(_placement(source), device, func.__name__, source.numel(), dtype)
+    host_has_waited_for(_placement(source) if device == HOST else device)
     memory = _memory(source.detach()).to(dtype, copy=True)
     return memory if device == HOST else DeviceTensor(memory, device)
 
 
 def _tolist(source):
     traffic.note(source.placement, HOST, "tolist", source.numel(), source.dtype)
+    host_has_waited_for(source.placement)
     return source.memory.tolist()
 
 
@@ -184,22 +200,10 @@ def _deepcopy(source, memo):
     return DeviceTensor(source.memory.clone(), source.placement).requires_grad_(source.requires_grad)
 
 
-def _is_pinned(source):
-    """Whether memory of the host is pinned; that of a view is."""
-    owner = source if isinstance(source, DeviceTensor) or source._base is None else source._base
-    return getattr(owner, "is_simulated_pinned", False)
-
-
-def _pin(source):
-    pinned = source.clone()
-    pinned.is_simulated_pinned = True
-    return pinned
-
-
 MOVES = {Tensor.to, Tensor.cpu, Tensor.cuda}
 OF_HOST_TENSORS = {
-    Tensor.pin_memory: _pin,
-    Tensor.is_pinned: lambda source: _is_pinned(source),
+    Tensor.pin_memory: lambda source: pin(source.clone()),
+    Tensor.is_pinned: is_pinned,
 }
 OF_DEVICE_TENSORS = {
     Tensor.device.__get__: lambda source: source.placement,
@@ -248,14 +252,18 @@ def _launch(kernel, args, kwargs):
     (device,) = devices
     if name == "_local_scalar_dense":
         traffic.note(device, HOST, "item", 1, tensors[0].dtype)
+        host_has_waited_for(device)
     elif name in WAITS:
         traffic.wait(name)
+        host_has_waited_for(device)
     memories, named = convert(_memory, args), convert(_memory, kwargs)
     with torch._C.DisableTorchFunction():
         if is_view or thread.graph is None:
             results = kernel(*memories, **named)
         else:
             results = thread.graph.record(kernel, memories, named, device)
+        if not is_view and thread.graph is None and is_watching(device):
+            note_use(device, name, (memories, named), (written(kernel, memories, named), results))
     traffic.kernels[str(device)] += not is_view
     owners = {id(tensor.memory): tensor for tensor in tensors if isinstance(tensor, DeviceTensor)}
 
@@ -273,13 +281,17 @@ def _launch(kernel, args, kwargs):
 
 def _copy(target, source, non_blocking=False):
     """`copy_` between two devices, or one and the host."""
-    is_pinned = non_blocking and any(map(_is_pinned, (target, source)))
-    traffic.note(_placement(source), _placement(target), "copy_", source.numel(), target.dtype, waits=not is_pinned)
-    copy = partial(_memory(target).copy_, _memory(source))
-    if is_pinned and streams.current_stream() is not streams.DEFAULT:
-        streams.current_stream().add(copy)
-    else:
-        copy()
+    is_async = non_blocking and any(is_pinned(tensor) for tensor in (target, source) if _placement(tensor) == HOST)
+    traffic.note(_placement(source), _placement(target), "copy_", source.numel(), target.dtype, waits=not is_async)
+    device = _placement(source) if _placement(target) == HOST else _placement(target)
+    if is_watching(device):
+        note_use(device, "copy_", _memory(source), _memory(target))
+    if is_async and thread.stream is not None:
+        thread.stream.defer_copy(_memory(target), _memory(source))
+        return target
+    if not is_async:
+        host_has_waited_for(device)
+    _memory(target).copy_(_memory(source))
     return target
 
 
@@ -311,10 +323,10 @@ _CUDA = {
     "synchronize": lambda device=None: traffic.wait("synchronize"),
     "device": current_device,
     "graph": record,
-    "Stream": streams.Stream,
-    "Event": streams.Event,
-    "stream": streams.stream,
-    "current_stream": streams.current_stream,
+    "Stream": Stream,
+    "Event": Event,
+    "stream": stream_context,
+    "current_stream": current_stream,
     "CUDAGraph": Graph,
 }
 
@@ -333,6 +345,7 @@ def _run_with_devices(run):
 def simulated_devices():
     """Have the devices "cuda:0", "cuda:1" and "mps" in this thread and those that start now; gives the traffic."""
     traffic.clear()
+    forget()
     with (
         mock.patch.multiple(torch.cuda, **_CUDA),
         mock.patch.object(torch.backends.mps, "is_available", return_value=True),

@@ -5,6 +5,7 @@ import contextlib
 import torch
 
 from .state import is_tensor, leaves, refuse_while_recording, resolve, thread, traffic
+from .streams import is_watching, note_use
 
 
 def check_generator(generator, device):
@@ -73,7 +74,7 @@ class Graph:
             raise RuntimeError(f"CUDA error: a kernel on {device} while {self._device} is captured")
         generator = kwargs.get("generator")
         state = None if generator is None else generator.get_state()
-        before = [(memory, memory.clone()) for memory in _written(kernel, args, kwargs)]
+        before = [(memory, memory.clone()) for memory in written(kernel, args, kwargs)]
         results = kernel(*args, **kwargs)
         for memory, values in before:
             memory.copy_(values)
@@ -88,18 +89,20 @@ class Graph:
         traffic.n_replayed += 1
         with torch._C.DisableTorchFunction():
             for kernel, args, kwargs, results in self._kernels:
+                if is_watching(self._device):
+                    note_use(self._device, "replay", (args, kwargs), (written(kernel, args, kwargs), results))
                 repeated = kernel(*args, **kwargs)
                 for old, new in zip(leaves(results), leaves(repeated), strict=True):
                     if is_tensor(old) and old is not new:  # else it has been written in place
                         old.copy_(new)
 
 
-def _written(kernel, args, kwargs):
-    """Tensors that a kernel writes to."""
+def written(kernel, args, kwargs):
+    """Tensors among the arguments that a kernel writes to."""
     arguments = kernel._schema.arguments
     values = {argument.name: value for argument, value in zip(arguments, args, strict=False)} | kwargs
-    written = [a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write]
-    return filter(is_tensor, leaves([values.get(name) for name in written]))
+    names = [a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write]
+    return list(filter(is_tensor, leaves([values.get(name) for name in names])))
 
 
 @contextlib.contextmanager

@@ -1,12 +1,13 @@
 """What simulated devices count, what is true of each thread, and what is refused while a graph is recorded."""
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 HOST = torch.device("cpu")
 N_CUDA_DEVICES = 2
@@ -28,6 +29,8 @@ class Traffic:
     to_device, to_host, between_devices : list of Copy
     waits : Counter
         How often the host has waited for a device, by the call.
+    waits_of_threads : dict of Counter
+        The same for each thread, by its name.
     kernels : Counter
         Kernels by device; those of a replay are not counted.
     n_recorded, n_replayed : int
@@ -38,6 +41,7 @@ class Traffic:
     to_host: list = field(default_factory=list)
     between_devices: list = field(default_factory=list)
     waits: Counter = field(default_factory=Counter)
+    waits_of_threads: dict = field(default_factory=lambda: defaultdict(Counter))
     kernels: Counter = field(default_factory=Counter)
     n_recorded: int = 0
     n_replayed: int = 0
@@ -59,12 +63,13 @@ class Traffic:
         copies = self.to_host if target == HOST else self.to_device if source == HOST else self.between_devices
         copies.append(Copy(call, n_values))
         if waits and HOST in (source, target):
-            self.waits[call] += 1
+            self.wait(call)
 
     def wait(self, call):
         """Note that the host waits."""
         refuse_while_recording(call)
         self.waits[call] += 1
+        self.waits_of_threads[threading.current_thread().name][call] += 1
 
 
 traffic = Traffic()
@@ -73,6 +78,7 @@ traffic = Traffic()
 class _Thread(threading.local):
     graph = None  # that records the calls of this thread
     current = 0  # index of its CUDA device
+    stream = None  # where its kernels go, if not to the default stream
 
 
 thread = _Thread()
@@ -102,6 +108,22 @@ def resolve(device):
             raise RuntimeError("CUDA error: invalid device ordinal")
         return torch.device("cuda", index)
     return HOST if device.type == "cpu" else torch.device(device.type, 0) if device.type == "mps" else device
+
+
+_pinned = {}  # by address
+
+
+def pin(tensor):
+    """Have the memory of a tensor of the host pinned."""
+    storage = tensor.untyped_storage()
+    _pinned[storage.data_ptr()] = StorageWeakRef(storage)
+    return tensor
+
+
+def is_pinned(tensor):
+    storage = tensor.untyped_storage()
+    known = _pinned.get(storage.data_ptr())
+    return known is not None and not known.expired() and known == StorageWeakRef(storage)
 
 
 def is_tensor(value):

@@ -221,3 +221,57 @@ def test_a_graph_draws_on_from_registered_streams():
     for numbers in expected:
         graph.replay()
         assert torch.equal(result.cpu(), numbers)
+
+
+# Streams ---------------------------------------------------------------------------------
+
+
+class Copying:
+    """A copy from pinned memory on a stream of its own, and a kernel that reads what arrives."""
+
+    def __init__(self):
+        self.stream, self.copied, self.computed = torch.cuda.Stream(), torch.cuda.Event(), torch.cuda.Event()
+        self.host, self.target = torch.zeros(3).pin_memory(), torch.zeros(3, device="cuda")
+
+    def copy(self, value, *, waits=True):
+        self.host.fill_(value)
+        with torch.cuda.stream(self.stream):
+            if waits:
+                self.stream.wait_event(self.computed)
+            self.target.copy_(self.host, non_blocking=True)
+            self.copied.record(self.stream)
+
+    def compute(self, *, waits=True):
+        if waits:
+            torch.cuda.current_stream().wait_event(self.copied)
+        result = self.target + 1
+        self.computed.record()
+        return result
+
+
+def test_what_arrives_by_another_stream_is_there_for_those_who_wait():
+    copying, results = Copying(), []
+    for value in (1.0, 2.0):
+        copying.copy(value)
+        assert copying.target.memory[0] == value - 1  # not yet
+        results.append(copying.compute())
+        copying.copied.synchronize()
+    assert [result.tolist() for result in results] == [[2.0] * 3, [3.0] * 3]
+
+
+@pytest.mark.parametrize(
+    "hurry",
+    [
+        lambda copying: copying.compute(waits=False),
+        lambda copying: (copying.compute(), copying.copied.synchronize(), copying.copy(2.0, waits=False)),
+        lambda copying: (copying.compute(), copying.host.fill_(5.0), copying.copied.synchronize()),
+    ],
+    ids=["read too early", "written too early", "changed too early"],
+)
+def test_those_who_do_not_wait_are_noticed(hurry):
+    copying = Copying()
+    copying.copy(1.0)
+    with pytest.raises(
+        RuntimeError, match=r"at the same time as a kernel of another stream|source of a copy was changed"
+    ):
+        hurry(copying)
