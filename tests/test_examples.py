@@ -329,7 +329,8 @@ def tabular(restore_threads):
     for name in ("TabularMLP", "TabularMLP, n_estimators=1"):
         make = module["MODELS"][name]
         module["MODELS"][name] = lambda X, seed, make=make: make(X, seed).set_params(hidden_layer_sizes=16, max_iter=10)
-    return SimpleNamespace(**module)
+    yield SimpleNamespace(**module)
+    plt.close("all")
 
 
 def test_tabular_has_all_kinds_of_columns(tabular):
