@@ -37,6 +37,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"sktorch_mlp {version}"
 html_baseurl = DOCS_URL
 html_static_path = ["_static"]
+html_favicon = "_static/network.svg"
 html_css_files = ["custom.css"]
 html_extra_path = ["llms.txt"]
 html_show_sourcelink = False
@@ -90,6 +91,7 @@ sphinx_gallery_conf = {
     "backreferences_dir": "api/examples",
     "capture_repr": ("_repr_html_",),
     "image_srcset": ["2x"],
+    "default_thumb_file": str(Path(__file__).parent / "_static/network.svg"),
     "notebook_extensions": set(),  # scripts with options are no notebooks
     "download_all_examples": False,
     "show_signature": False,
@@ -106,8 +108,9 @@ PAGES = {
 
 
 def lead_to_pages(app, path, docname, content):
-    """Replace the links of an included file; those to folders become text."""
-    text = re.sub(r"\[([^\]]+)\]\(results\)", r"`\1`", content[0])
+    """Replace the links of an included file; those to files of results become text."""
+    result = r"(?<!!)\[([^\]]+)\]\((results[^)]*)\)"
+    text = re.sub(result, r"\1 (`benchmarks/\2`)", content[0])
     for target, page in PAGES.items():
         text = text.replace(f"]({target}", f"]({page}")
     content[0] = text

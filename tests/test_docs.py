@@ -65,6 +65,11 @@ def test_readme_has_the_two_commands():
     ]
 
 
+def test_the_first_page_installs_the_pytorch_that_is_pinned():
+    (pinned,) = re.findall(r"^torch==.*$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+    assert f"pip install {pinned} --index-url" in (ROOT / "docs/start.md").read_text()
+
+
 @pytest.fixture
 def quickstart():
     """The functions of the quickstart."""
