@@ -24,6 +24,7 @@ from sktorch_mlp.callbacks import LiveMetrics
 
 X, Y = load_iris(return_X_y=True)
 COMMON = {"hidden_layer_sizes": (16,), "max_iter": 20, "random_state": 0}
+OURS = COMMON | {"device": "cpu"}  # where the numbers are those of scikit-learn
 
 
 def check_files():
@@ -40,7 +41,7 @@ def check_files():
 def check_answers():
     """Both MLPs have the weights and predictions of scikit-learn, also after a pickle."""
     for ours, theirs in ((MLPTorchClassifier, MLPClassifier), (MLPTorchRegressor, MLPRegressor)):
-        model, reference = ours(**COMMON).fit(X, Y), theirs(**COMMON).fit(X, Y)
+        model, reference = ours(**OURS).fit(X, Y), theirs(**COMMON).fit(X, Y)
         np.testing.assert_allclose(model.coefs_[0], reference.coefs_[0], rtol=1e-6, atol=1e-9)  # 20 epochs of rounding
         outputs = "predict_proba" if hasattr(model, "predict_proba") else "predict"
         expected = getattr(reference, outputs)(X)
@@ -58,9 +59,9 @@ def search(mlp):
 def check_search():
     """A search finds the same alone, in stacks, and with scikit-learn's MLP."""
     expected = search(MLPClassifier(**COMMON))
-    alone = search(MLPTorchClassifier(**COMMON))
+    alone = search(MLPTorchClassifier(**OURS))
     with stacked_fits():
-        stacked = search(MLPTorchClassifier(**COMMON))
+        stacked = search(MLPTorchClassifier(**OURS))
     for found in (alone, stacked):
         np.testing.assert_allclose(found.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"])
 
@@ -71,10 +72,10 @@ def check_tables():
     frame["e"] = np.array(["red", "green", None], dtype=object)[np.arange(150) % 3]
     names = np.array(["setosa", "versicolor", "virginica"])[Y]
     for estimator, y in ((TabularMLPClassifier, names), (TabularMLPRegressor, X[:, 0])):
-        model = estimator(n_estimators=2, random_state=0).fit(frame, y)
+        model = estimator(n_estimators=2, random_state=0, device="cpu").fit(frame, y)
         assert model.score(frame, y) > 0.7
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(frame), model.predict(frame))
-    net = MLPTorchClassifier(**COMMON).fit(X, Y).to_skorch()
+    net = MLPTorchClassifier(**OURS).fit(X, Y).to_skorch()
     assert net.predict(X).shape == (150,)
 
 
@@ -96,7 +97,7 @@ OPTIONAL = [
 
 def check_optional():
     """What needs a library that is not installed says how to get it."""
-    model = MLPTorchClassifier(**COMMON).fit(X, Y)
+    model = MLPTorchClassifier(**OURS).fit(X, Y)
     for library, extra, feature, call in OPTIONAL:
         if find_spec(library) is None:
             message = error_of(call, model)

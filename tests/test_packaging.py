@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 from sktorch_mlp import MLPTorchClassifier
 from sktorch_mlp._interop.extras import needed_by
-from tests.smoke import COMMON, OPTIONAL, X, Y
+from tests.smoke import OPTIONAL, OURS, X, Y
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -71,7 +71,7 @@ def test_without_an_optional_library_the_error_names_the_extra(library, extra, f
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, library, None)
-    model = MLPTorchClassifier(**COMMON).fit(X, Y)
+    model = MLPTorchClassifier(**OURS).fit(X, Y)
     with pytest.raises(ImportError) as raised:
         call(model)
     assert str(raised.value) == f'{feature} needs {library}: pip install "sktorch-mlp[{extra}]"'
