@@ -99,21 +99,23 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
 }
 
-#: Links of files in the root of the repository, and where they lead here.
-PAGES = {
-    "docs/": "",
-    "benchmarks/README.md": "benchmarks.md",
-    "CHANGELOG.md": "changelog.md",
-}
+#: Pages that files of the repository are, beside those of this folder.
+PAGES = {"benchmarks/README.md": "benchmarks.md", "CHANGELOG.md": "changelog.md"}
 
 
 def lead_to_pages(app, path, docname, content):
-    """Replace the links of an included file; those to files of results become text."""
-    result = r"(?<!!)\[([^\]]+)\]\((results[^)]*)\)"
-    text = re.sub(result, r"\1 (`benchmarks/\2`)", content[0])
-    for target, page in PAGES.items():
-        text = text.replace(f"]({target}", f"]({page}")
-    content[0] = text
+    """Let the links of an included file lead to pages, or name files that are none."""
+
+    def replace(match):
+        text, target, anchor = match.groups(default="")
+        file = (path.parent.relative_to("..") / target).as_posix()
+        page = PAGES.get(file, file.removeprefix("docs/"))
+        if file in PAGES or file.startswith("docs/"):
+            return f"[{text}]({page}{anchor})"
+        return text if text == target else f"{text} (`{file}`)"
+
+    link = r"(?<!!)\[([^\]]+)\]\((?!http|#)([^)#]+)(#[^)]*)?\)"
+    content[0] = re.sub(link, replace, content[0])
 
 
 def setup(app):
