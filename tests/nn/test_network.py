@@ -238,7 +238,7 @@ def test_networks_that_drop_units_of_other_layers_are_of_another_key():
     assert len(set(keys)) == 3
 
 
-def test_masks_and_autograd_cannot_be_captured():
+def test_autograd_cannot_be_captured():
     assert random_stack(UNITS).can_be_captured
     assert not random_stack(UNITS, ("relu", torch.sin)).can_be_captured
-    assert not _with_all_state(1).can_be_captured
+    assert _with_all_state(1).can_be_captured  # with dropout, whose streams a graph registers
