@@ -16,7 +16,7 @@ from sktorch_mlp._nn.bins import one_value_fills_most, quantile_edges
 from sktorch_mlp._nn.embeddings import TableEmbedding
 from sktorch_mlp._nn.initialization import initial_parameters
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
-from sktorch_mlp._training.adam import AdamW
+from sktorch_mlp._training.scaled_adam import InputScalingAdamW
 from sktorch_mlp._training.schedules import OneCycle
 
 #: Epochs of a fit; and steps beyond which there are fewer epochs, but not fewer than so many.
@@ -32,6 +32,8 @@ _BIN_SCALES = (1.0, 0.3)
 LOGIT_FACTORS = (1.0, 0.8, 0.65, 0.5)
 _NO_EDGES = np.zeros(0)
 _BETAS, _EPSILON = (0.9, 0.95), 1e-8
+#: Rate of the learned scales of inputs / that of all else.
+_SCALE_RATE = 50.0
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ def make_network(
     return network
 
 
-def make_optimizer(settings: Settings) -> AdamW:
+def make_optimizer(settings: Settings) -> InputScalingAdamW:
     """Make the optimizer of a network."""
     schedule = OneCycle(settings.learning_rate_init, settings.max_iter, 0.0)
-    return AdamW([schedule], [_BETAS[0]], [_BETAS[1]], [_EPSILON], [settings.weight_decay])
+    beta_1, beta_2 = _BETAS
+    return InputScalingAdamW([schedule], [beta_1], [beta_2], [_EPSILON], [settings.weight_decay], [_SCALE_RATE])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ class Adam(Optimizer):
     """
 
     settings = (*Optimizer.settings, "beta_1", "beta_2", "epsilon")
-    moments = ("first_moment", "second_moment")
+    moments: ClassVar[tuple[str, ...]] = ("first_moment", "second_moment")
     first_moment: Tensor
     second_moment: Tensor
 

@@ -45,7 +45,7 @@ class Optimizer(ABC):
     settings: ClassVar[tuple[str, ...]] = ("schedules",)
     #: Names of the other arguments, which all networks share.
     shared_settings: ClassVar[tuple[str, ...]] = ()
-    #: Names of the tensors of the shape of the parameters that a step passes on to the next.
+    #: Names of the tensors that a step passes on to the next; their first axis is that of the networks.
     moments: ClassVar[tuple[str, ...]] = ()
     #: Whether a CUDA graph can record its steps: they are nothing but kernels, in tensors that stay in place.
     can_be_captured: ClassVar[bool] = True
@@ -84,7 +84,11 @@ class Optimizer(ABC):
         flat = network.flat.detach()
         for name in self.moments:
             moment = getattr(self, name)
-            setattr(self, name, torch.zeros_like(flat) if moment is None else moment.to(flat))
+            setattr(self, name, self._new_moment(name, network) if moment is None else moment.to(flat))
+
+    def _new_moment(self, name: str, network: StackedMLP) -> Tensor:
+        """The moment of this name before the first step."""
+        return torch.zeros_like(network.flat.detach())
 
     @abstractmethod
     def _prepare(self) -> None:

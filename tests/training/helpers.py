@@ -19,6 +19,7 @@ from sktorch_mlp._training.adam import Adam, AdamW
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.optimizers import SGD
 from sktorch_mlp._training.progress import Progress, TrainingOptions
+from sktorch_mlp._training.scaled_adam import InputScalingAdamW
 from sktorch_mlp._training.schedules import Adaptive, Cosine, InverseScaling, OneCycle, Schedule
 
 CPU = torch.device("cpu")
@@ -105,7 +106,14 @@ def invscaling(k):
     return sgd(k, lambda rate: InverseScaling(rate, [0.5, 0.3, 0.1, 0.5][k]))
 
 
-OPTIMIZERS = {"adam": adam, "adamw": adamw, "sgd": sgd, "invscaling": invscaling}
+def scaling(k):
+    """AdamW that learns scales of the inputs, too."""
+    plain = adamw(k)
+    settings = plain.beta_1, plain.beta_2, plain.epsilon, plain.weight_decay, [[6.0, 1.0, 3.0, 6.0][k]]
+    return InputScalingAdamW(plain.schedules, *settings)
+
+
+OPTIMIZERS = {"adam": adam, "adamw": adamw, "scaling": scaling, "sgd": sgd, "invscaling": invscaling}
 
 
 def assert_same_training(fit, expected, rtol=1e-9, atol=1e-12):

@@ -7,6 +7,7 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
 
 from sktorch_mlp._training import compat
 from sktorch_mlp._training.adam import Adam, AdamW
+from sktorch_mlp._training.scaled_adam import InputScalingAdamW
 from sktorch_mlp._training.schedules import Adaptive, OneCycle, Schedule
 from tests.training.stepping import (
     N_STEPS,
@@ -64,9 +65,55 @@ def test_adamw_matches_pytorch_with_decay_of_the_coefficients_alone(decay, n_net
     np.testing.assert_allclose(descend(network, optimizer, gradients(n_networks)), expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("n_networks", [1, 3])
+def test_scales_of_inputs_match_pytorchs_adamw_on_two_factors(n_networks):
+    network, expected = random_network(n_networks), random_network(n_networks)
+    scales = []
+    for k in range(n_networks):
+        coefs, intercepts = ([part[k].detach() for part in parts] for parts in expected.views())
+        first, deeper, *others = map(torch.nn.Parameter, (*coefs, *intercepts))
+        scale = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+        groups = [
+            {"params": [first, deeper], "weight_decay": 0.3},
+            {"params": others, "weight_decay": 0.0},
+            {"params": [scale], "weight_decay": 0.0, "lr": 0.01 * 6},
+        ]
+        reference = torch.optim.AdamW(groups, lr=0.01)
+        for gradient in gradients(n_networks):
+            (of_product, *of_coefs), of_intercepts = ([part[k] for part in parts] for parts in network.views(gradient))
+            reference.zero_grad()
+            (first * scale).backward(of_product)
+            for parameter, grad in zip((deeper, *others), (*of_coefs, *of_intercepts), strict=True):
+                parameter.grad = grad.clone()
+            reference.step()
+        coefs[0].mul_(scale.detach())
+        scales.append(scale.detach().numpy())
+    settings = ([value] * n_networks for value in (0.9, 0.999, 1e-8, 0.3, 6.0))
+    optimizer = InputScalingAdamW([Schedule(0.01) for _ in range(n_networks)], *settings)
+    reached = descend(network, optimizer, gradients(n_networks))
+    np.testing.assert_allclose(reached, expected.flat.detach(), rtol=1e-11, atol=1e-14)
+    np.testing.assert_allclose(optimizer.scales, scales, rtol=1e-11)
+    assert np.ptp(scales) > 0.1
+
+
+def test_a_scale_of_zero_does_no_harm():
+    network = random_network(1)
+    optimizer = InputScalingAdamW([Schedule(0.01)], [0.9], [0.999], [1e-8], [0.0], [6.0])
+    optimizer.bind(network, N_STEPS)
+    optimizer.scales[0, 1] = 0.06  # where a first step leads from to zero
+    network.grad.fill_(1.0)
+    network.views(network.flat.detach())[0][0].fill_(1.0).mul_(optimizer.scales)
+    for _ in range(3):
+        with torch.no_grad():
+            for step in optimizer.steps(1):
+                step()
+    assert torch.isfinite(network.flat).all()
+
+
 MAKE = {
     "adam": Adam,
     "adamw": lambda *settings: AdamW(*settings, [0.1, 0.1, 0.0, 0.1, 0.1]),
+    "scaling": lambda *settings: InputScalingAdamW(*settings, [0.1, 0.1, 0.0, 0.1, 0.1], [1.0, 1.0, 6.0, 6.0, 6.0]),
 }
 
 
