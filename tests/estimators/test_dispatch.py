@@ -24,12 +24,13 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_in_a_process_with_dispatch(name):
+def test_in_a_process_with_dispatch(name, pytestconfig):
     pytest.importorskip("array_api_strict", reason="array-api-strict is not installed")
     files, chosen, n_tests = RUNS[name]
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", chosen]
+    filters = [f"-W{each}" for each in pytestconfig.getoption("pythonwarnings") or []]
     result = subprocess.run(
-        [*command, *(str(FOLDER / file) for file in files)],
+        [*command, *filters, *(str(FOLDER / file) for file in files)],
         env=os.environ | {"SCIPY_ARRAY_API": "1"},
         cwd=FOLDER.parents[1],
         capture_output=True,
