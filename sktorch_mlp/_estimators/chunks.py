@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
+from sklearn import config_context, get_config
 from sklearn.base import is_classifier
 from torch.utils.data import DataLoader, Dataset
 
@@ -17,6 +18,7 @@ from sktorch_mlp._data.samples import Samples
 from sktorch_mlp._nn.network import NetworkSpec
 from sktorch_mlp._nn.tensors import as_tensor
 
+from .array_api import to_host
 from .compat import BaseEstimator
 from .inputs import Inputs, validate_training
 from .targets import Targets, check_unbalanced
@@ -63,6 +65,7 @@ class Chunks:
 
     def __init__(self, estimator: BaseEstimator, source: Any, dtype: np.dtype | None, *, reset: bool) -> None:
         self._estimator, self._precision = estimator, dtype
+        self._config = get_config()  # a thread reads chunks later
         self._source = DataLoader(source, _DATASET_CHUNK) if isinstance(source, Dataset) else source
         if isinstance(source, Iterator):
             raise TypeError(f"X is an iterator, which can be read only once. {_WHAT_IT_IS}.")
@@ -117,12 +120,14 @@ class Chunks:
             if np.shape(chunk[0])[:1] == (0,):  # as partitions may be
                 continue
             try:
-                validated = validate_training(self._estimator, Inputs(*chunk), self._precision, reset=reset)
-                reset = False
+                with config_context(**self._config):
+                    inputs = Inputs(to_host(chunk[0], "X"), *chunk[1:])
+                    validated = validate_training(self._estimator, inputs, self._precision, reset=reset)
             except ValueError as error:
                 raise ValueError(f"Chunk {i} of X: {error}") from error
-            if sp.issparse(validated.X) or isinstance(validated.X, torch.Tensor):
+            if sp.issparse(validated.X):
                 raise TypeError(f"Chunk {i} of X is {_describe(chunk[0])}, but must be a dense array.")
+            reset = False
             yield validated
 
 

@@ -429,3 +429,10 @@ def test_tensors_of_narrow_types_give_what_float64_gives(dtype):
     estimator = ours("classifier").fit(values, LABELS)
     assert_array_equal(estimator.coefs_[0], expected.coefs_[0])
     assert_array_equal(estimator.predict_proba(values), expected.predict_proba(values.double()))
+
+
+def test_chunks_of_tensors():
+    chunks = [(torch.from_numpy(X[part]), torch.from_numpy(LABELS[part])) for part in (slice(20), slice(20, None))]
+    estimator = ours("classifier", shuffle=False).fit(chunks)
+    assert_array_equal(estimator.coefs_[0], ours("classifier", shuffle=False).fit(X, LABELS).coefs_[0])
+    assert isinstance(estimator.predict(torch.from_numpy(X)), torch.Tensor)

@@ -13,6 +13,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 import zarr
+from sklearn import config_context
 from sklearn.datasets import load_digits
 from skorch.callbacks import EpochTimer
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -295,6 +296,13 @@ def test_errors_of_the_iterable_leave_a_fitted_model_as_it_was():
         estimator.fit(Failing(9, X, LABELS))
     np.testing.assert_array_equal(estimator.coefs_[0], before)
     assert threading.active_count() == n_threads
+
+
+def test_the_reader_has_the_configuration_of_the_fit():
+    """Which scikit-learn has for each thread."""
+    bad = np.where(np.arange(len(X))[:, None] == 7, np.inf, X)
+    with config_context(assume_finite=True), pytest.raises(ValueError, match="The loss is nan at epoch 1"):
+        ours("classifier").fit(Chunked(9, bad, LABELS))
 
 
 def test_verbose_says_what_is_read(capsys):
