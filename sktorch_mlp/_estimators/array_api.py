@@ -12,6 +12,7 @@ import torch
 from sklearn import get_config
 from torch import Tensor
 
+from sktorch_mlp._data.arrays import is_disk_array
 from sktorch_mlp._nn.tensors import ROW_DTYPES, as_tensor, most_precise_dtype, to_device, to_numpy
 
 from .compat import BaseEstimator, check_same_namespace, get_namespace_and_device, move_to
@@ -104,8 +105,8 @@ class InputNamespace:
 
     @classmethod
     def of(cls, X: Any) -> InputNamespace:
-        """That of an X."""
-        if not is_dispatching():
+        """That of an X; an array on disk is of none."""
+        if not is_dispatching() or is_disk_array(X):
             return cls()
         xp, _, device = get_namespace_and_device(X)
         return cls(xp.empty(0, device=device))
@@ -152,7 +153,7 @@ def follows_input(method: Predict) -> Predict:
     @wraps(method)
     def predict(self: Any, X: Any) -> Any:
         # A prediction of one row notices the question whether there is dispatch.
-        if (type(X) is np.ndarray and self._input_array is None) or not is_dispatching():
+        if (type(X) is np.ndarray and self._input_array is None) or not is_dispatching() or is_disk_array(X):
             return method(self, X)
         if self._input_array is not None:
             check_same_namespace(X, self, attribute="_input_array", method=method.__name__)

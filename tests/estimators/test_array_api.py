@@ -15,6 +15,7 @@ import pytest
 import scipy.sparse as sp
 import sklearn
 import torch
+import zarr
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.callback import ScoringMonitor
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -436,3 +437,12 @@ def test_chunks_of_tensors():
     estimator = ours("classifier", shuffle=False).fit(chunks)
     assert_array_equal(estimator.coefs_[0], ours("classifier", shuffle=False).fit(X, LABELS).coefs_[0])
     assert isinstance(estimator.predict(torch.from_numpy(X)), torch.Tensor)
+
+
+def test_arrays_on_disk_are_of_no_library(tmp_path):
+    stored = zarr.create_array(tmp_path / "X.zarr", shape=X.shape, chunks=(20, 4), dtype=X.dtype)
+    stored[:] = X
+    estimator = ours("classifier").fit(stored, LABELS)
+    expected = estimator.predict_proba(X)
+    assert_array_equal(estimator.predict_proba(stored), expected)
+    assert_array_equal(estimator.predict_proba(torch.from_numpy(X)), expected)
