@@ -44,9 +44,9 @@ class DiskArray:
 
     @property
     def chunk_rows(self) -> int:
-        """Rows of a chunk of the file; 1 if it has no chunks of one size."""
-        rows = self.chunks[0] if self.chunks else 1
-        return rows if isinstance(rows, int) else max(rows)
+        """Rows of the largest chunk of the file; 1 if it has none."""
+        sizes = np.atleast_1d(self.chunks[0]) if isinstance(self.chunks, tuple) and self.chunks else np.ones(1, int)
+        return int(sizes.max()) if sizes.size and sizes.dtype.kind in "iu" else 1
 
     @property
     def nbytes(self) -> int:
@@ -83,8 +83,10 @@ class DiskArray:
 
     def _read(self, rows: slice) -> np.ndarray:
         values = np.asarray(self._array[rows]).astype(self.dtype, copy=False)
-        if self.dtype.kind == "f" and not np.isfinite(values.sum()) and not np.isfinite(values).all():
-            raise ValueError(f"Input X contains NaN or infinity, in rows {rows.start} to {rows.stop - 1}.")
+        if self.dtype.kind == "f" and not np.isfinite(values.sum()):
+            (wrong,) = np.nonzero(~np.isfinite(values).all(1))
+            if len(wrong):
+                raise ValueError(f"Input X contains NaN or infinity, in row {(rows.start or 0) + wrong[0]}.")
         return values
 
 

@@ -78,7 +78,8 @@ class BlockShuffler(Shuffler):
         self, rows: np.ndarray, random_state: np.random.RandomState | None, block_rows: int, mixed_rows: int
     ) -> None:
         super().__init__(rows, random_state)
-        self._ascending, self._block_rows, self._mixed_rows = np.sort(rows), block_rows, mixed_rows
+        self._ascending, self._mixed_rows = np.sort(rows), mixed_rows
+        self._block_rows = min(block_rows, len(rows))
 
     def _shuffled(self, random_state: np.random.RandomState) -> np.ndarray:
         n_rows, size = len(self._ascending), self._block_rows

@@ -92,26 +92,28 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
             all_training = None if incremental or is_in_chunks else training
             validation = inputs.validate_validation(self, validation, all_training, dtype, targets)
 
-        # Inference tensors could not be trained on later.
-        with torch.inference_mode(False), without_autocast(device):
-            has_sample_weight = targets.has_row_weights(training.sample_weight) or validation.sample_weight is not None
-            loss = targets.make_loss(has_sample_weight=has_sample_weight)
-            random_state = check_random_state(self.random_state)
-            spec = self._network_spec(architecture, training.X, loss.n_outputs, dtype, device)
-            state, network = self._resume(spec) if resumes else self._start(spec, architecture, random_state)
-            state.set_dropout(network, architecture.dropout, random_state)
-            data = self._training_data(training, validation, targets, network.spec, random_state)
-            progress = state.progress.resume()
-            snapshot = partial(self._snapshot, state, progress, loss)
-            scoring = fitting.make_scoring(self, targets, training, validation, data, snapshot)
-            max_iter = 1 if incremental else self.max_iter
-            fit = fitting.make_fit(self, network, loss, data, progress, scoring, random_state, max_iter)
-            observers = ObserverList([] if incremental else fitting.make_observers(self, fit, given, snapshot))
-            observers.on_train_begin()
-            messages = self._train(fit, state, observers, resumes=resumes, incremental=incremental)
-            observers.on_train_end()
-            self._set_fitted_attributes(state, network, loss)
-            self._input_namespace = InputNamespace() if is_in_chunks else InputNamespace.of(given.X)
+            # Inference tensors could not be trained on later.
+            with torch.inference_mode(False), without_autocast(device):
+                has_sample_weight = (
+                    targets.has_row_weights(training.sample_weight) or validation.sample_weight is not None
+                )
+                loss = targets.make_loss(has_sample_weight=has_sample_weight)
+                random_state = check_random_state(self.random_state)
+                spec = self._network_spec(architecture, training.X, loss.n_outputs, dtype, device)
+                state, network = self._resume(spec) if resumes else self._start(spec, architecture, random_state)
+                state.set_dropout(network, architecture.dropout, random_state)
+                data = self._training_data(training, validation, targets, network.spec, random_state)
+                progress = state.progress.resume()
+                snapshot = partial(self._snapshot, state, progress, loss)
+                scoring = fitting.make_scoring(self, targets, training, validation, data, snapshot)
+                max_iter = 1 if incremental else self.max_iter
+                fit = fitting.make_fit(self, network, loss, data, progress, scoring, random_state, max_iter)
+                observers = ObserverList([] if incremental else fitting.make_observers(self, fit, given, snapshot))
+                observers.on_train_begin()
+                messages = self._train(fit, state, observers, resumes=resumes, incremental=incremental)
+                observers.on_train_end()
+                self._set_fitted_attributes(state, network, loss)
+                self._input_namespace = InputNamespace() if is_in_chunks else InputNamespace.of(given.X)
         observers.on_fit_end()
         for message, category in messages:  # only now: a warning that is made an error leaves a fitted model
             warn_as_sklearn(message, category)

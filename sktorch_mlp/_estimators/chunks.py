@@ -69,23 +69,23 @@ class Chunks:
         self._source = DataLoader(source, _DATASET_CHUNK) if isinstance(source, Dataset) else source
         if isinstance(source, Iterator):
             raise TypeError(f"X is an iterator, which can be read only once. {_WHAT_IT_IS}.")
-        n_rows, dtypes, self.has_weights = 0, set[np.dtype](), False
+        self._kind: tuple[Any, ...] | None = None
+        n_rows, dtypes, has_weight, self.has_weights = 0, set[np.dtype](), False, False
         samples_of_y: list[np.ndarray] = []
         for X, y, sample_weight in self._validated(reset=reset):
             n_rows += len(X)
             dtypes.add(X.dtype)
             self.has_weights |= sample_weight is not None
+            has_weight |= sample_weight is None or bool(np.any(sample_weight))
             if y.ndim == 1 and is_classifier(estimator):
                 samples_of_y = [np.unique(np.concatenate([*samples_of_y, y]))]
             elif not samples_of_y:
                 samples_of_y = [y]
-            if y.shape[1:] != samples_of_y[0].shape[1:]:
-                raise ValueError(
-                    f"The y of a chunk of X has the shape {y.shape}, but another has {samples_of_y[0].shape}."
-                )
             n_features = X.shape[1]
         if not samples_of_y:
             raise ValueError(f"X has no chunks. {_WHAT_IT_IS}.")
+        if not has_weight:
+            raise ValueError("Sample weights must contain at least one non-zero number.")
         self.shape, self.dtype, self.y = (n_rows, n_features), np.result_type(*dtypes), samples_of_y[0]
 
     def as_inputs(self) -> Inputs:
@@ -99,6 +99,11 @@ class Chunks:
         def chunks() -> Iterator[Chunk]:
             for X, y, sample_weight in self._validated(reset=False):
                 targets.check_known(y)
+                if not np.can_cast(X.dtype, self.dtype) or (sample_weight is not None and not self.has_weights):
+                    raise ValueError(
+                        "The chunks of X have another dtype than the first time, or sample weights that they had not. An "
+                        "iterable of chunks must give the same each time."
+                    )
                 if self.has_weights and sample_weight is None:
                     sample_weight = np.ones(len(X))
                 weights = targets.row_weights(y, sample_weight)
@@ -113,6 +118,17 @@ class Chunks:
             indices=[np.broadcast_to(np.int64(0), self.shape[0])],  # as many, in no memory
         )
 
+    def _check_kind(self, chunk: Inputs) -> None:
+        """Raise if y is not of one kind with that of the first chunk: its columns, and whether it has texts."""
+        y = chunk.y
+        kind = y.shape[1:], "text" if y.dtype.kind in "OUS" else "numbers"
+        self._kind = self._kind or kind
+        if kind != self._kind:
+            found, first = (
+                f"{what} of shape (n_samples,{''.join(f' {n},' for n in shape)})" for shape, what in (kind, self._kind)
+            )
+            raise ValueError(f"y has {found}, but that of the first chunk has {first}.")
+
     def _validated(self, *, reset: bool) -> Iterator[Inputs]:
         for i, chunk in enumerate(self._source):
             if not isinstance(chunk, tuple | list) or len(chunk) not in (2, 3):
@@ -122,7 +138,8 @@ class Chunks:
             try:
                 with config_context(**self._config):
                     inputs = Inputs(to_host(chunk[0], "X"), *chunk[1:])
-                    validated = validate_training(self._estimator, inputs, self._precision, reset=reset)
+                    validated = validate_training(self._estimator, inputs, self._precision, reset=reset, is_part=True)
+                self._check_kind(validated)
             except ValueError as error:
                 raise ValueError(f"Chunk {i} of X: {error}") from error
             if sp.issparse(validated.X):

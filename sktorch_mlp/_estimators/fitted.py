@@ -87,7 +87,7 @@ def _are_same_objects(some: Sequence[object], others: Sequence[object]) -> bool:
 
 @contextmanager
 def restored_after_errors(estimator: BaseEstimator) -> Iterator[None]:
-    """Leave a fitted estimator as it was if data turn out to be wrong."""
+    """Leave an estimator as it was if a fit fails, at the beginning or in the middle of training."""
     before = dict(vars(estimator))
     try:
         yield

@@ -56,7 +56,9 @@ def check_validation_arguments(validation: Inputs, *, solver: object, needs_vali
         )
 
 
-def validate_training(estimator: BaseEstimator, inputs: Inputs, dtype: np.dtype | None, *, reset: bool) -> Inputs:
+def validate_training(
+    estimator: BaseEstimator, inputs: Inputs, dtype: np.dtype | None, *, reset: bool, is_part: bool = False
+) -> Inputs:
     """Validate the input of a fit, as scikit-learn's MLP does.
 
     X keeps a dtype of real numbers, and is cast batch by batch; any other is converted here. An array on disk stays there.
@@ -69,6 +71,8 @@ def validate_training(estimator: BaseEstimator, inputs: Inputs, dtype: np.dtype 
         Precision to train in; None for that of X.
     reset : bool
         Whether to learn the number and names of features, or to check them.
+    is_part : bool, default=False
+        Whether other parts of the training data may have the weights that these lack.
     """
     y = to_host(inputs.y, "y")
     if is_disk_array(inputs.X):
@@ -95,14 +99,22 @@ def validate_training(estimator: BaseEstimator, inputs: Inputs, dtype: np.dtype 
         y = column_or_1d(y, warn=True)
     sample_weight = inputs.sample_weight
     if sample_weight is not None:
-        sample_weight = check_sample_weight(to_host(sample_weight, "sample_weight"), y)
+        sample_weight = check_sample_weight(to_host(sample_weight, "sample_weight"), y, allow_all_zero_weights=is_part)
     return Inputs(X, y, sample_weight)
+
+
+def _check_not_empty(estimator: BaseEstimator, shape: tuple[int, int]) -> None:
+    for size, what in zip(shape, ("sample", "feature"), strict=True):
+        if size == 0:
+            raise ValueError(
+                f"Found array with 0 {what}(s) (shape={shape}) while a minimum of 1 is required by "
+                f"{type(estimator).__name__}."
+            )
 
 
 def _validate_disk_array(estimator: BaseEstimator, X: Any, *, reset: bool) -> DiskArray:
     array = DiskArray(X)
-    if len(array) == 0:
-        raise ValueError(f"Found array with 0 sample(s) (shape={array.shape}) while a minimum of 1 is required.")
+    _check_not_empty(estimator, array.shape)
     validate_data(estimator, array, skip_check_array=True, reset=reset)
     return array
 
@@ -127,12 +139,7 @@ def validate_table(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
     X = to_host(X, "X")
     if hasattr(X, "columns"):
         validate_data(estimator, X, skip_check_array=True, reset=reset)
-        for size, what in zip(X.shape, ("sample", "feature"), strict=True):
-            if size == 0:
-                raise ValueError(
-                    f"Found array with 0 {what}(s) (shape={X.shape}) while a minimum of 1 is required by "
-                    f"{type(estimator).__name__}."
-                )
+        _check_not_empty(estimator, X.shape)
         return X
     return validate_data(
         estimator,

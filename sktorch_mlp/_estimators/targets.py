@@ -135,7 +135,8 @@ class ClassTargets(Targets):
             # n_classes times smaller than scikit-learn's indicators
             return np.searchsorted(self._classes, y)[np.newaxis]
         if self._is_multiclass or self._is_multilabel:
-            targets = np.ascontiguousarray(self._labels.transform(y).T, dtype=dtype)
+            indicators = self._labels.transform(y).astype(bool)  # of labels any number but 0 is one
+            targets = np.ascontiguousarray(indicators.T, dtype=dtype)
         else:  # as the binarizer, which takes a tenth of the time around a small fit
             targets = np.searchsorted(self._classes, y)[np.newaxis].astype(dtype)
         if self._label_smoothing and len(self._classes) > 1:

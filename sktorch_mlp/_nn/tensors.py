@@ -119,7 +119,7 @@ def as_tensor(array: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
 
     Nobody may write to the tensor of a read-only array: its memory can be a file.
     """
-    if any(stride < 0 for stride in array.strides):  # PyTorch has none
+    if any(stride < 0 or stride % array.itemsize for stride in array.strides):  # PyTorch has none of these
         array = array.copy()
     if not array.flags.writeable:
         array = np.asarray(_Writeable(array))  # from_numpy would warn

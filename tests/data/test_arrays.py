@@ -75,7 +75,7 @@ def test_what_is_not_finite_is_found_when_it_is_read(bad):
     values[30, 2] = bad
     array = DiskArray(Recorded(values))
     np.testing.assert_array_equal(array[:30], X[:30])
-    with pytest.raises(ValueError, match="Input X contains NaN or infinity, in rows 20 to 39"):
+    with pytest.raises(ValueError, match="Input X contains NaN or infinity, in row 30"):
         array[20:40]
 
 
@@ -83,3 +83,13 @@ def test_what_is_not_finite_is_found_when_it_is_read(bad):
 def test_only_tables_of_numbers_are_taken(values):
     with pytest.raises(ValueError, match="must be a table of numbers"):
         DiskArray(Recorded(values))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [(None, 1), ((), 1), ("auto", 1), ((7, 64), 7), ((np.int64(9), 2), 9), (((5, 8, 3), (64,)), 8), (((), ()), 1)],
+)
+def test_chunks_of_many_libraries(chunks, expected):
+    array = Recorded(X)
+    array.chunks = chunks
+    assert DiskArray(array).chunk_rows == expected

@@ -81,3 +81,8 @@ def test_one_block_of_all_rows_has_any_order():
 
 def test_blocks_are_left_in_their_order_without_a_random_state():
     assert BlockShuffler(np.array([3, 1, 2]), None, 2, 4).next_epoch().tolist() == [3, 1, 2]
+
+
+def test_blocks_are_no_longer_than_all_rows():
+    shuffler = BlockShuffler(np.arange(5), np.random.RandomState(0), 10**12, 10**12)  # no memory for such a block
+    assert sorted(shuffler.next_epoch()) == [0, 1, 2, 3, 4]

@@ -238,7 +238,12 @@ class _Items(Dataset):
         (Chunked(9, X), TypeError, "Chunk 0 of X is a tuple of length 1"),
         (_Items(), TypeError, "Chunk 0 of X is a Tensor"),
         ([(X, LABELS), (X[:, :3], LABELS)], ValueError, "Chunk 1 of X: X has 3 features, but .* is expecting 4"),
-        ([(X, LABELS), (X, np.column_stack([LABELS] * 2))], ValueError, "y of a chunk of X has the shape"),
+        (
+            [(X, LABELS), (X, np.column_stack([LABELS] * 2))],
+            ValueError,
+            r"y has numbers of shape \(n_samples, 2,\), but",
+        ),
+        ([(X, LABELS), (X, LABELS.astype(str))], ValueError, "Chunk 1 of X: y has text .*, but .* numbers"),
         ([(X, LABELS), (X * np.nan, LABELS)], ValueError, "Chunk 1 of X: Input X contains NaN"),
         ([(X, LABELS + 0.5)], ValueError, "Unknown label type"),
         ([(X, LABELS[:-1])], ValueError, "Chunk 0 of X: Found input variables with inconsistent numbers of samples"),
@@ -303,6 +308,39 @@ def test_the_reader_has_the_configuration_of_the_fit():
     bad = np.where(np.arange(len(X))[:, None] == 7, np.inf, X)
     with config_context(assume_finite=True), pytest.raises(ValueError, match="The loss is nan at epoch 1"):
         ours("classifier").fit(Chunked(9, bad, LABELS))
+
+
+@pytest.mark.parametrize(
+    "later",
+    [(X.astype(np.float32), LABELS), (X.astype(int) + 300, LABELS), (X.astype(np.int8), LABELS, WEIGHTS)],
+    ids=["float", "wider", "weights"],
+)
+def test_what_changes_after_the_first_pass_is_found(later):
+    class Changing(Chunked):
+        def __iter__(self):
+            self.n_passes += 1
+            yield (X.astype(np.int8), LABELS) if self.n_passes == 1 else later
+
+    with pytest.raises(ValueError, match="another dtype than the first time, or sample weights that they had not"):
+        ours("classifier").fit(Changing(1, X))
+
+
+def test_chunks_without_weight():
+    weights = np.where(np.arange(len(X)) < 20, 0, WEIGHTS)
+    expected = ours("classifier", shuffle=False, batch_size=40).fit(X, LABELS, weights)
+    estimator = ours("classifier", shuffle=False, batch_size=40).fit(Chunked(20, X, LABELS, weights))
+    np.testing.assert_array_equal(estimator.coefs_[0], expected.coefs_[0])
+    with pytest.raises(ValueError, match="at least one non-zero number"):
+        ours("classifier").fit(Chunked(20, X, LABELS, 0 * weights))
+
+
+def test_a_cold_fit_that_fails_leaves_the_model_of_before():
+    estimator = ours("classifier").fit(X, LABELS)
+    before = dict(vars(estimator))
+    bad = np.where(np.arange(len(X))[:, None] == 7, np.nan, X)[:, :3]
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        estimator.fit(_Sliced(bad), LABELS + 5)
+    assert vars(estimator) == before
 
 
 def test_verbose_says_what_is_read(capsys):

@@ -55,6 +55,8 @@ CLASSES = {
     "multilabel": MULTILABEL,
     "multilabel floats": MULTILABEL.astype(float),
     "multilabel booleans": MULTILABEL.astype(bool),
+    "multilabel bytes": (255 * MULTILABEL).astype(np.uint8),
+    "multilabel of -1": -MULTILABEL,
     "multilabel Fortran order": np.asfortranarray(MULTILABEL),
     "multilabel frame": pd.DataFrame(MULTILABEL),
     "multilabel of two columns": MULTILABEL[:, :2],
