@@ -41,10 +41,11 @@ def auto_is_the_cpu(request, monkeypatch):
 
 
 @pytest.fixture
-def devices():
+def devices(monkeypatch):
     """Simulated devices "cuda:0", "cuda:1" and "mps"; the traffic between them and the host."""
     with simulated_devices() as traffic:
         yield traffic
+        monkeypatch.undo()  # else it would put simulated functions back when the devices are gone
 
 
 @pytest.fixture(params=["simulated", pytest.param("real", marks=pytest.mark.gpu)])

@@ -11,6 +11,12 @@ from tests.estimators.helpers import LABELS, X, ours
 
 
 @pytest.fixture
+def checks_need_a_gpu(monkeypatch):
+    """Skip scikit-learn's checks on CUDA where there is no GPU: they ask only whether PyTorch was built for one."""
+    monkeypatch.setattr(torch.backends.cuda, "is_built", torch.cuda.is_available)
+
+
+@pytest.fixture
 def torch_warns_always():
     """Have PyTorch repeat the warnings that it gives once a process, of read-only arrays above all."""
     ours("classifier").fit(sp.csr_array(X), LABELS)  # takes the two of sparse tensors

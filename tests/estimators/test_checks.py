@@ -18,7 +18,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
 
 # The checks fit on data of all kinds for few epochs, and provoke warnings of their own.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("checks_need_a_gpu")]
 
 
 class MLPClassifierWithClassWeight(MLPClassifier):

@@ -7,7 +7,7 @@ from sktorch_mlp import TabularMLPClassifier, TabularMLPRegressor
 from tests.estimators.test_checks import SKIPPED, SkipTest, checks_of, name_of
 
 # The checks fit on data of all kinds for few epochs, and provoke warnings of their own.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("checks_need_a_gpu")]
 
 SMALL = {"n_estimators": 2, "hidden_layer_sizes": (32,), "max_iter": 15}  # 15 epochs pass the checks of accuracy
 PACK = SMALL | {"hyperparameters": {"dropout": [0.3]}}

@@ -9,8 +9,9 @@ A graph records kernels with the memory that they were called with, as CUDA's do
 The numbers are those of the CPU. Of time and of memory that has been given back nothing is simulated.
 
 Some of what a device would take is refused, as nothing here needs it: tensors of the host without axes in calculations, and
-copies from pinned memory and new tensors that are not empty while a graph is recorded. Random streams have to be registered
-with a graph, as before PyTorch 2.14.
+copies from pinned memory and new tensors that are not empty while a graph is recorded.
+
+PyTorch may be built for CUDA or not. Where it is, its optimizers ask whether a graph is recorded.
 """
 
 import contextlib
@@ -327,6 +328,7 @@ _CUDA = {
     "Event": Event,
     "stream": stream_context,
     "current_stream": current_stream,
+    "is_current_stream_capturing": lambda: current_stream().is_capturing(),
     "CUDAGraph": Graph,
 }
 
@@ -348,7 +350,8 @@ def simulated_devices():
     forget()
     with (
         mock.patch.multiple(torch.cuda, **_CUDA),
-        mock.patch.object(torch.backends.mps, "is_available", return_value=True),
+        mock.patch.object(torch.accelerator, "current_stream", current_stream),
+        mock.patch.object(torch.backends.mps, "is_available", cache(lambda: True)),  # PyTorch asks for `__wrapped__`
         mock.patch.object(torch, "Generator", Generator),
         mock.patch.object(threading.Thread, "run", _run_with_devices(threading.Thread.run)),
         _Mode(),

@@ -1,8 +1,10 @@
 """Graphs and random streams of simulated devices."""
 
 import contextlib
+import warnings
 
 import torch
+from torch.torch_version import TorchVersion
 
 from .state import is_tensor, leaves, refuse_while_recording, resolve, thread, traffic
 from .streams import is_watching, note_use
@@ -14,7 +16,7 @@ def check_generator(generator, device):
         return
     if generator.device != device:
         raise RuntimeError(f"Expected a '{device}' generator device but found '{generator.device}'")
-    if thread.graph is not None and not any(generator is own for own in thread.graph.generators):
+    if thread.graph is not None and not thread.graph.may_draw(generator):
         raise RuntimeError("Attempt to increase offset for a CUDA generator not in capture mode.")
 
 
@@ -49,13 +51,19 @@ class Graph:
 
     def __init__(self):
         self._kernels, self._device = [], None
-        self.generators = []  # random streams that may be drawn from
+        self._generators = []
 
     def register_generator_state(self, generator):
-        """Let random numbers be drawn from this stream."""
+        """Let random numbers be drawn from this stream, for which PyTorch does not ask since 2.14."""
         refuse_while_recording("register_generator_state")
         assert generator.device.type == "cuda", "Expected a 'cuda' device type for generator"
-        self.generators.append(generator)
+        if _registers_generators():
+            warnings.warn("CUDAGraph.register_generator_state() is deprecated", DeprecationWarning, stacklevel=2)
+        self._generators.append(generator)
+
+    def may_draw(self, generator):
+        """Whether random numbers of this stream can be recorded."""
+        return _registers_generators() or any(generator is own for own in self._generators)
 
     def capture_begin(self):
         """Record the kernels of this thread, on its current device."""
@@ -95,6 +103,10 @@ class Graph:
                 for old, new in zip(leaves(results), leaves(repeated), strict=True):
                     if is_tensor(old) and old is not new:  # else it has been written in place
                         old.copy_(new)
+
+
+def _registers_generators():
+    return TorchVersion(torch.__version__) >= (2, 14)
 
 
 def written(kernel, args, kwargs):

@@ -46,6 +46,10 @@ class Stream:
             if not torch.allclose(source, copied, rtol=0, atol=0, equal_nan=True):
                 raise RuntimeError("The source of a copy was changed when the copy had perhaps not run yet.")
 
+    def is_capturing(self):
+        """Whether kernels that this thread gives it are recorded."""
+        return thread.graph is not None
+
     def wait_event(self, event):
         """Run all that follows after what an event stands for."""
         event.run_copies()

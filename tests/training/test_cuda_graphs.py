@@ -109,13 +109,12 @@ def test_a_function_is_run_recorded_and_replayed(devices):
 
 @pytest.mark.parametrize("version", ["2.13.0+cpu", "2.14.0"])
 def test_streams_are_registered_where_pytorch_does_not_do_it(version, devices, monkeypatch):
-    """Since 2.14 it only warns."""
-    registered = []
-    monkeypatch.setattr(torch.cuda.CUDAGraph, "register_generator_state", lambda self, given: registered.append(given))
+    """A graph refuses to draw from a stream that is not registered, and since 2.14 warns of one that is."""
     monkeypatch.setattr(torch, "__version__", version)
-    generator = torch.Generator(CUDA)
-    CudaGraph(lambda: torch.empty(1, device=CUDA), CUDA, [generator])
-    assert registered == ([generator] if "2.13" in version else [])
+    buffer, generator = torch.empty(2, device=CUDA), torch.Generator(CUDA)
+    graph = CudaGraph(lambda: buffer.uniform_(generator=generator), CUDA, [generator])
+    graph.replay()
+    assert torch.equal(buffer.cpu(), torch.empty(2).uniform_(generator=torch.Generator()))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
