@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sktorch_mlp._nn.activations import ACTIVATIONS, ActivationLike, FunctionModule, check_activations
 from sktorch_mlp._nn.modules import EPSILON, MOMENTUM, NORM_NAMES, sequential
 
+from .compat import has_forward_hooks
 from .description import Network, Outputs
 
 #: Modules that apply an output activation, by the name of it.
@@ -151,7 +152,7 @@ def read_sequential(module: Any) -> Network:
 def _check_hooks(module: nn.Module) -> None:
     """Raise if a hook may change what a module gives: the network has no place for it."""
     for name, part in module.named_modules():
-        if part._forward_hooks or part._forward_pre_hooks:
+        if has_forward_hooks(part):
             raise ValueError(
                 f"{f'Module {name}' if name else 'The module'}, {_in_one_line(part)}, has a forward hook or pre-hook, which "
                 "may change what it gives. Remove it: by its handle; or where it makes the weight, by "
