@@ -14,14 +14,14 @@ from torch import nn
 from sktorch_mlp._data.device import resolve_device, training_dtype
 from sktorch_mlp._interop import torch as _torch
 from sktorch_mlp._interop.description import Network, OptimizerState, Outputs
-from sktorch_mlp._nn.network import NetworkSpec, StackedMLP, per_hidden_layer
+from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
 from sktorch_mlp._nn.tensors import without_autocast
 from sktorch_mlp._training.progress import Progress
 from sktorch_mlp._training.state import FitState
 
 from .base import BaseMLPTorch
 from .fitted import WeightArrays
-from .parameters import dropout_rates
+from .parameters import dropout_rates, fitted_activations
 from .sklearn_training import describe_optimizer, make_optimizer, read_progress
 from .targets import fit_label_binarizer
 
@@ -141,7 +141,7 @@ class ConvertibleMLP(BaseMLPTorch):
         return Network(
             self.coefs_,
             self.intercepts_,
-            per_hidden_layer(self.activation, n_hidden),
+            fitted_activations(self, n_hidden),
             Outputs(self.out_activation_, getattr(self, "classes_", None), is_multilabel),
             self._norms(),
             dropout_rates(self, n_hidden),

@@ -18,13 +18,13 @@ from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._interop.compat import callback_attributes
 from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.modules import NORM_NAMES, sequential
-from sktorch_mlp._nn.network import NetworkSpec, StackedMLP, per_hidden_layer
+from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
 from sktorch_mlp._nn.tensors import ROW_DTYPES, as_tensor, numpy_dtype
 from sktorch_mlp._training.progress import Progress
 from sktorch_mlp._training.state import FitState
 
 from .compat import BaseEstimator
-from .parameters import MLPParameters, dropout_rates
+from .parameters import MLPParameters, dropout_rates, fitted_activations
 from .plain import Converter, of_class
 from .predictor import Predictor
 from .saving import SavableEstimator
@@ -212,13 +212,16 @@ class FittedMLP(MLPParameters, SavableEstimator):
         these are read-only. On another device they are copies made at the first access.
         """
         check_is_fitted(self, "coefs_")
+        n_hidden = len(self.coefs_) - 1
+        try:
+            activations, dropout = fitted_activations(self, n_hidden), dropout_rates(self, n_hidden)
+        except ValueError as error:  # hasattr, which views in notebooks call, expects no other error
+            raise AttributeError(f"module_ cannot be made: {error}") from error
 
         def make() -> nn.Sequential:
             # Modules are there to be trained, which memory that is mapped from a file would not survive.
             with torch.inference_mode(False):  # the modules outlive it
                 coefs, intercepts, norms = self._layer_tensors(partial(np.require, requirements="W"))
-                n_hidden = len(coefs) - 1
-                activations, dropout = per_hidden_layer(self.activation, n_hidden), dropout_rates(self, n_hidden)
                 return sequential(coefs, intercepts, activations, norms, dropout).eval()
 
         return self._weight_arrays.cached("module", self._all_arrays(self.activation, self.dropout), make)
@@ -233,7 +236,7 @@ class FittedMLP(MLPParameters, SavableEstimator):
 
         def make() -> Predictor:
             coefs, intercepts, norms = self._layer_tensors(lambda array: array.astype(dtype, copy=False))
-            activations = per_hidden_layer(self.activation, len(coefs) - 1)
+            activations = fitted_activations(self, len(coefs) - 1)
             return Predictor(coefs, intercepts, activations, self.out_activation_, norms)
 
         if self.device_.type == "cpu" and dtype == self.coefs_[0].dtype:  # views of the arrays
