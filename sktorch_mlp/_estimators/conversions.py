@@ -134,16 +134,16 @@ class ConvertibleMLP(BaseMLPTorch):
         return make_net(self._describe(), self.get_params(deep=False), self.device_, float(learning_rate))
 
     def _describe(self) -> Network:
-        """The fitted network in plain arrays, which are those of the estimator."""
-        n_hidden = len(self.coefs_) - 1
+        """The fitted network in plain arrays, which are those of the estimator if these are of one precision."""
+        n_hidden, dtype = len(self.coefs_) - 1, self._precision()
         binarizer = getattr(self, "_label_binarizer", None)
         is_multilabel = binarizer is not None and binarizer.y_type_.startswith("multilabel")
         return Network(
-            self.coefs_,
-            self.intercepts_,
+            [coef.astype(dtype, copy=False) for coef in self.coefs_],
+            [intercept.astype(dtype, copy=False) for intercept in self.intercepts_],
             fitted_activations(self, n_hidden),
             Outputs(self.out_activation_, getattr(self, "classes_", None), is_multilabel),
-            self._norms(),
+            [{name: array.astype(dtype, copy=False) for name, array in norm.items()} for norm in self._norms()],
             dropout_rates(self, n_hidden),
         )
 
