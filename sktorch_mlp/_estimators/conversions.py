@@ -111,9 +111,10 @@ class ConvertibleMLP(BaseMLPTorch):
         """Make a net of skorch with this network, its loss, its optimizer and its learning rate.
 
         The net predicts the same. Classes are 0, 1, … there, which ``model.classes_[net.predict(X)]`` turns into
-        labels; X has to be in the precision of the weights, y of a regressor of shape (n_samples, n_outputs), that of
-        two classes and of labels in the same precision. `partial_fit` of the net goes on for `max_iter` epochs, with a
-        new optimizer and without a rule to stop. `alpha` becomes a weight decay of ``alpha / batch_size``, which for
+        labels. X has to be in the precision of the weights. For training, y of a regressor has to be of shape
+        (n_samples, n_outputs). That of two classes and of labels has to be floats, ``y.astype(X.dtype)``: integers are a
+        RuntimeError of PyTorch. `partial_fit` of the net goes on for `max_iter` epochs, with a new optimizer and without a
+        rule to stop. `alpha` becomes a weight decay of ``alpha / batch_size``, which for
         whole batches is the same.
 
         Returns
