@@ -112,10 +112,9 @@ class ConvertibleMLP(BaseMLPTorch):
 
         The net predicts the same. Classes are 0, 1, … there, which ``model.classes_[net.predict(X)]`` turns into
         labels. X has to be in the precision of the weights. For training, y of a regressor has to be of shape
-        (n_samples, n_outputs). That of two classes and of labels has to be floats, ``y.astype(X.dtype)``: integers are a
-        RuntimeError of PyTorch. `partial_fit` of the net goes on for `max_iter` epochs, with a new optimizer and without a
-        rule to stop. `alpha` becomes a weight decay of ``alpha / batch_size``, which for
-        whole batches is the same.
+        (n_samples, n_outputs). That of two classes and of labels has to be floats, ``y.astype(X.dtype)``: integers and bools are
+        a `RuntimeError` of PyTorch. `partial_fit` of the net goes on for `max_iter` epochs, with a new optimizer and without a
+        rule to stop. `alpha` becomes a weight decay of ``alpha / batch_size``, which for whole batches is the same.
 
         Returns
         -------
