@@ -353,6 +353,10 @@ def test_wrong_names(grid):
         SearchDisplay.from_search(grid, x="alpha", hue="mlptorchclassifier__alpha")
     with pytest.raises(ValueError, match=r"metric='recall' is not a score of the search. Its scores are \['score'\]"):
         SearchDisplay.from_search(grid, metric="recall")
+    with pytest.raises(ValueError, match=r"hue='alpha' is the only parameter of the search\. Pass it as x"):
+        SearchDisplay.from_search(search_over({"alpha": [0.1]}), hue="alpha")
+    with pytest.raises(ValueError, match=r"The search has no parameters to draw its scores over\. Give"):
+        SearchDisplay.from_search(search_over({}))
     with pytest.raises(ValueError, match="std_display_style must be one of"):
         SearchDisplay.from_search(grid, std_display_style="band")
     with pytest.raises(ValueError, match="This MLPTorchClassifier is not a search"):

@@ -19,7 +19,7 @@ from sktorch_mlp._data.device import resolve_device, training_dtype
 from sktorch_mlp._data.samples import TrainingData
 from sktorch_mlp._nn.initialization import initial_parameters
 from sktorch_mlp._nn.losses import Loss
-from sktorch_mlp._nn.network import NetworkSpec, StackedMLP, per_hidden_layer
+from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
 from sktorch_mlp._nn.tensors import precision_of, without_autocast
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.observers import ObserverList
@@ -42,6 +42,7 @@ from .parameters import (
     check_hidden_layers,
     check_parameters,
     dropout_rates,
+    fitted_activations,
     make_optimizer,
     make_schedule,
 )
@@ -250,7 +251,7 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
         n_hidden, norms = len(self.coefs_) - 1, self._norms()
         layers = describe_layers(
             (self.coefs_[0].shape[0], *(coef.shape[1] for coef in self.coefs_)),
-            per_hidden_layer(self.activation, n_hidden),
+            fitted_activations(self, n_hidden),
             self.out_activation_,
             normalization=None if not norms else "batch" if "running_mean" in norms[0] else "layer",
             dropout=dropout_rates(self, n_hidden),

@@ -6,6 +6,7 @@ and nothing is larger than what the file holds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -35,7 +36,6 @@ from .schema import (
     number,
     optional,
     record,
-    scalar,
     text,
 )
 
@@ -78,7 +78,8 @@ def _name_of(value: Any, where: str, known: Mapping[str, object]) -> str:
 def _optimizer(n_parameters: int) -> Check:
     one_number, moment = list_of(number(0), 1), optional(array("f", 1, n_parameters))
     adam: dict[str, Check] = {
-        **dict.fromkeys(("beta_1", "beta_2", "epsilon"), one_number),
+        **dict.fromkeys(("beta_1", "beta_2"), list_of(number(0, math.nextafter(1, 0)), 1)),
+        "epsilon": one_number,
         **dict.fromkeys(("first_moment", "second_moment"), moment),
         "n_steps": list_of(integer(), 1),
     }
@@ -102,7 +103,7 @@ def _optimizer(n_parameters: int) -> Check:
 
 def records(value: Any, where: str) -> None:
     """Check for records of epochs, as columns."""
-    list_of(mapping(text, column("fi", scalar)))(value, where)
+    list_of(mapping(text, column("fi", number(nan=True))))(value, where)
     for block in value:
         if len({len(values) for values in block.values()}) > 1:
             raise ValueError(f"{where} has columns of different lengths.")
@@ -216,10 +217,18 @@ def check_mlp(state: dict[str, Any], *, is_classifier: bool) -> None:
         _training(n_parameters)(state["_state"], "_state")
     elif any(isinstance(state.get(name), str) for name in CURVES):
         raise ValueError("_state lacks the curves.")
+    optional(integer(0, _n_epochs(state)))(state.get("best_n_iter_"), "best_n_iter_")
     if is_classifier:
         check_outputs_of_labels(state, state["out_activation_"])
     elif state["out_activation_"] not in ("identity", "exp"):
         fail("out_activation_", "that of a regressor", state["out_activation_"])
+
+
+def _n_epochs(state: dict[str, Any]) -> int:
+    """Number of epochs that there are losses of."""
+    if "_state" not in state:
+        return len(state.get("loss_curve_") or ())
+    return sum(len(next(iter(block.values()), ())) for block in state["_state"]["progress"]["records"])
 
 
 def _check_shapes(state: dict[str, Any]) -> tuple[int, ...]:

@@ -14,14 +14,14 @@ from torch import nn
 from sktorch_mlp._data.device import resolve_device, training_dtype
 from sktorch_mlp._interop import torch as _torch
 from sktorch_mlp._interop.description import Network, OptimizerState, Outputs
-from sktorch_mlp._nn.network import NetworkSpec, StackedMLP, per_hidden_layer
+from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
 from sktorch_mlp._nn.tensors import without_autocast
 from sktorch_mlp._training.progress import Progress
 from sktorch_mlp._training.state import FitState
 
 from .base import BaseMLPTorch
 from .fitted import WeightArrays
-from .parameters import dropout_rates
+from .parameters import dropout_rates, fitted_activations
 from .sklearn_training import describe_optimizer, make_optimizer, read_progress
 from .targets import fit_label_binarizer
 
@@ -111,10 +111,10 @@ class ConvertibleMLP(BaseMLPTorch):
         """Make a net of skorch with this network, its loss, its optimizer and its learning rate.
 
         The net predicts the same. Classes are 0, 1, … there, which ``model.classes_[net.predict(X)]`` turns into
-        labels; X has to be in the precision of the weights, y of a regressor of shape (n_samples, n_outputs), that of
-        two classes and of labels in the same precision. `partial_fit` of the net goes on for `max_iter` epochs, with a
-        new optimizer and without a rule to stop. `alpha` becomes a weight decay of ``alpha / batch_size``, which for
-        whole batches is the same.
+        labels. X has to be in the precision of the weights. For training, y of a regressor has to be of shape
+        (n_samples, n_outputs). That of two classes and of labels has to be floats, ``y.astype(X.dtype)``: integers and bools are
+        a `RuntimeError` of PyTorch. `partial_fit` of the net goes on for `max_iter` epochs, with a new optimizer and without a
+        rule to stop. `alpha` becomes a weight decay of ``alpha / batch_size``, which for whole batches is the same.
 
         Returns
         -------
@@ -134,16 +134,16 @@ class ConvertibleMLP(BaseMLPTorch):
         return make_net(self._describe(), self.get_params(deep=False), self.device_, float(learning_rate))
 
     def _describe(self) -> Network:
-        """The fitted network in plain arrays, which are those of the estimator."""
-        n_hidden = len(self.coefs_) - 1
+        """The fitted network in plain arrays, which are those of the estimator if these are of one precision."""
+        n_hidden, dtype = len(self.coefs_) - 1, self._precision()
         binarizer = getattr(self, "_label_binarizer", None)
         is_multilabel = binarizer is not None and binarizer.y_type_.startswith("multilabel")
         return Network(
-            self.coefs_,
-            self.intercepts_,
-            per_hidden_layer(self.activation, n_hidden),
+            [coef.astype(dtype, copy=False) for coef in self.coefs_],
+            [intercept.astype(dtype, copy=False) for intercept in self.intercepts_],
+            fitted_activations(self, n_hidden),
             Outputs(self.out_activation_, getattr(self, "classes_", None), is_multilabel),
-            self._norms(),
+            [{name: array.astype(dtype, copy=False) for name, array in norm.items()} for norm in self._norms()],
             dropout_rates(self, n_hidden),
         )
 

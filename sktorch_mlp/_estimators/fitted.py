@@ -13,18 +13,18 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from sktorch_mlp._data.device import available_or_cpu
+from sktorch_mlp._data.device import available_or_cpu, training_dtype
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._interop.compat import callback_attributes
 from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.modules import NORM_NAMES, sequential
-from sktorch_mlp._nn.network import NetworkSpec, StackedMLP, per_hidden_layer
+from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
 from sktorch_mlp._nn.tensors import ROW_DTYPES, as_tensor, numpy_dtype
 from sktorch_mlp._training.progress import Progress
 from sktorch_mlp._training.state import FitState
 
 from .compat import BaseEstimator
-from .parameters import MLPParameters, dropout_rates
+from .parameters import MLPParameters, dropout_rates, fitted_activations
 from .plain import Converter, of_class
 from .predictor import Predictor
 from .saving import SavableEstimator
@@ -182,12 +182,19 @@ class FittedMLP(MLPParameters, SavableEstimator):
     def _norms(self) -> list[dict[str, np.ndarray]]:
         return getattr(self, "normalizations_", [])
 
-    def _all_arrays(self, *more: object) -> list[object]:
+    def _all_arrays(self, *more: Any) -> list[Any]:
         """All arrays that predictions are made from, and more objects."""
-        arrays: list[object] = [*self.coefs_, *self.intercepts_, *more]
+        arrays: list[Any] = [*self.coefs_, *self.intercepts_, *more]
         if norms := self._norms():  # most have none, and predictions of one row notice
             arrays += [array for norm in norms for array in norm.values()]
         return arrays
+
+    def _precision(self) -> np.dtype:
+        """Precision of the network: of its weights, or that of a fit where users have written integers."""
+        dtype = self.coefs_[0].dtype
+        if dtype.kind == "f":
+            return dtype
+        return training_dtype(self.dtype, self.device_) or np.dtype(np.float64)
 
     def _layer_tensors(self, convert: Callable[[np.ndarray], np.ndarray]) -> LayerTensors:
         """Tensors of each layer on the device; arrays are converted first."""
@@ -210,30 +217,40 @@ class FittedMLP(MLPParameters, SavableEstimator):
 
         On the CPU its parameters share the memory of `coefs_` and `intercepts_`, unless
         these are read-only. On another device they are copies made at the first access.
+        Integers that users have written become floats: copies made at each access.
         """
         check_is_fitted(self, "coefs_")
+        n_hidden = len(self.coefs_) - 1
+        try:
+            activations, dropout = fitted_activations(self, n_hidden), dropout_rates(self, n_hidden)
+        except ValueError as error:  # hasattr, which views in notebooks call, expects no other error
+            raise AttributeError(f"module_ cannot be made: {error}") from error
+        dtype = self._precision()
 
         def make() -> nn.Sequential:
             # Modules are there to be trained, which memory that is mapped from a file would not survive.
             with torch.inference_mode(False):  # the modules outlive it
-                coefs, intercepts, norms = self._layer_tensors(partial(np.require, requirements="W"))
-                n_hidden = len(coefs) - 1
-                activations, dropout = per_hidden_layer(self.activation, n_hidden), dropout_rates(self, n_hidden)
+                coefs, intercepts, norms = self._layer_tensors(partial(np.require, dtype=dtype, requirements="W"))
                 return sequential(coefs, intercepts, activations, norms, dropout).eval()
 
-        return self._weight_arrays.cached("module", self._all_arrays(self.activation, self.dropout), make)
+        arrays = self._all_arrays()
+        if any(array.dtype != dtype for array in arrays):  # a copy would not see what is written next
+            return make()
+        return self._weight_arrays.cached("module", [*arrays, self.activation, self.dropout], make)
 
     def _predict_outputs(self, X: Any) -> torch.Tensor:
         """Activated outputs for validated X, of shape (n_rows, n_outputs)."""
         dtype = self.coefs_[0].dtype
         if self.dtype == "auto" and self.device_.type == "cpu":  # promoted as numpy would
             dtype = np.dtype(np.float32 if np.result_type(numpy_dtype(X), dtype) == np.float32 else np.float64)
+        elif dtype.kind != "f":
+            dtype = self._precision()
         if isinstance(X, np.ndarray) and X.dtype not in ROW_DTYPES:
             X = X.astype(dtype)
 
         def make() -> Predictor:
             coefs, intercepts, norms = self._layer_tensors(lambda array: array.astype(dtype, copy=False))
-            activations = per_hidden_layer(self.activation, len(coefs) - 1)
+            activations = fitted_activations(self, len(coefs) - 1)
             return Predictor(coefs, intercepts, activations, self.out_activation_, norms)
 
         if self.device_.type == "cpu" and dtype == self.coefs_[0].dtype:  # views of the arrays

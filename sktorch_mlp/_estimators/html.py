@@ -6,7 +6,6 @@ import html
 from abc import abstractmethod
 
 import numpy as np
-from sklearn.exceptions import NotFittedError
 from sklearn.utils import estimator_html_repr
 from sklearn.utils.validation import check_is_fitted
 
@@ -58,6 +57,8 @@ class NotebookViewMixin(BaseEstimator):
         ------
         NotFittedError
             If the estimator is not fitted.
+        ValueError
+            If a parameter that was set since does not fit the layers.
         """
         check_is_fitted(self)
         return self._summarize()
@@ -67,7 +68,7 @@ class NotebookViewMixin(BaseEstimator):
         view = str(estimator_html_repr(self))
         try:
             summary = self.summary()
-        except NotFittedError:
+        except ValueError:  # not fitted, or the parameters now are of another network
             return view
         try:
             curves = loss_curves(self)

@@ -46,6 +46,8 @@ def load(path: str | os.PathLike[str]) -> Any:
         If the file is of another kind, of a later release, or damaged.
     OSError
         If it cannot be read.
+    TypeError
+        If the path is none.
     ImportError
         Without the library safetensors.
 
@@ -63,6 +65,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     >>> bool((loaded.predict_proba(X) == model.predict_proba(X)).all())
     True
     """
+    path = os.fspath(path)
     try:
         description = safetensors.read(path)
         _DESCRIPTION(description, "the header")
@@ -71,4 +74,4 @@ def load(path: str | os.PathLike[str]) -> Any:
         # An earlier release may have had fewer parameters.
         return from_state(class_, vars(class_()) | description["params"] | description["attributes"])
     except ValueError as error:
-        raise ValueError(f"{os.fspath(path)!r} cannot be loaded: {error}") from error
+        raise ValueError(f"{path!r} cannot be loaded: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import SimpleNamespace
@@ -154,6 +155,21 @@ def activations(params: MLPParameters, n_hidden: int) -> tuple[ActivationLike, .
     return layers
 
 
+def fitted_activations(params: MLPParameters, n_hidden: int) -> tuple[ActivationLike, ...]:
+    """Activation of each hidden layer of a fitted network, with few checks: parameters may have been set since.
+
+    Raises
+    ------
+    InvalidParameterError
+    """
+    layers = _one_per_layer("activation", params.activation, n_hidden)
+    try:  # functions are only called with units
+        check_activations(layer for layer in layers if isinstance(layer, type) or not callable(layer))
+    except (ValueError, TypeError) as error:
+        raise InvalidParameterError(str(error)) from error
+    return layers
+
+
 def check_hidden_layers(params: dict[str, Any], n_hidden: int) -> None:
     """Check the parameters that predictions and `module_` read, for as many hidden layers as were fitted.
 
@@ -174,7 +190,9 @@ def dropout_rates(params: MLPParameters, n_hidden: int) -> tuple[float, ...]:
     InvalidParameterError
     """
     rates: Any = params.dropout
-    rates = _one_per_layer("dropout", rates if isinstance(rates, Real) else list(rates), n_hidden)
+    with suppress(TypeError):  # one number
+        rates = list(rates)
+    rates = _one_per_layer("dropout", rates, n_hidden)
     if not all(isinstance(rate, Real) and 0 <= float(rate) < 1 for rate in rates):
         raise InvalidParameterError(f"dropout must be in [0, 1), got {params.dropout!r}.")
     return tuple(map(float, rates))
@@ -183,7 +201,10 @@ def dropout_rates(params: MLPParameters, n_hidden: int) -> tuple[float, ...]:
 def _one_per_layer(name: str, value: Any, n_hidden: int) -> tuple[Any, ...]:
     values = per_hidden_layer(value, n_hidden)
     if len(values) != n_hidden:
-        raise ValueError(f"{name}={value!r} has {len(values)} values, but there are {n_hidden} hidden layers.")
+        raise InvalidParameterError(
+            f"{name}={value!r} has {len(values)} values, but there are {n_hidden} hidden layers. Set one value for all of "
+            "them, or one for each; after a fit, for each that was fitted."
+        )
     return values
 
 

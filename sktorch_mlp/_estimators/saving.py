@@ -15,8 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 from sktorch_mlp._interop import safetensors
 
 from .compat import has_callbacks, validate_parameter_constraints
+from .parameters import check_layer_sizes
 from .plain import PlainEstimator
-from .schema import anything, device, record
+from .schema import anything, device, fail, record
 
 #: What becomes of a parameter that a file cannot hold.
 _REMEDIES = {
@@ -96,6 +97,11 @@ def check_state(class_: type[SavableEstimator], params: Any, attributes: Any) ->
         record({"torch.device": device})(own_device, "params.device")
     # A device is checked above and a name when it is used.
     validate_parameter_constraints(class_._parameter_constraints, {**params, "device": "auto"}, class_.__name__)
+    sizes = params.get("hidden_layer_sizes", ())
+    try:
+        check_layer_sizes(sizes)
+    except (ValueError, TypeError):
+        fail("params.hidden_layer_sizes", "positive integers", sizes)
     class_._check_state(params, attributes)
 
 

@@ -159,6 +159,8 @@ def _values(cv_results: dict[str, Any]) -> dict[str, list[Any]]:
 
 def _choose(values: dict[str, list[Any]], x: str | None, hue: str | None) -> tuple[str, str | None]:
     """Complete the names of x and hue; without any, choose what varies."""
+    if not values:
+        raise ValueError("The search has no parameters to draw its scores over. Give it a grid that is not empty.")
     chosen = {"x": x, "hue": hue}
     known = [_resolve(name, argument, values) for argument, name in chosen.items() if name is not None]
     if len(set(known)) < len(known):
@@ -166,6 +168,8 @@ def _choose(values: dict[str, list[Any]], x: str | None, hue: str | None) -> tup
     if x is not None:
         return known[0], known[1] if hue is not None else None
     n_values = {name: len(set(map(repr, values[name]))) for name in values if name not in known}
+    if not n_values:
+        raise ValueError(f"hue={hue!r} is the only parameter of the search. Pass it as x.")
     varied = [name for name, n in n_values.items() if n > 1 and name != RESOURCES] or list(n_values)
     numeric = [name for name in varied if all(map(is_number, values[name]))]
     best_x = max(numeric or varied, key=lambda name: n_values[name])

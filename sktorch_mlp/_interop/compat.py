@@ -1,4 +1,4 @@
-"""Private names of scikit-learn, those of its callbacks and of its MLP, with the reason for each and its fallback."""
+"""Private names of scikit-learn's callbacks and MLP and of PyTorch's modules, with the reason for each and its fallback."""
 
 from __future__ import annotations
 
@@ -57,6 +57,14 @@ def n_epochs_no_change(mlp: Any) -> int:
     An L-BFGS fit has none. Where it is gone, a warm start counts from 0.
     """
     return int(getattr(mlp, "_no_improvement_count", 0))
+
+
+def has_forward_hooks(module: Any) -> bool:
+    """Whether ``_forward_hooks`` or ``_forward_pre_hooks`` of a module of PyTorch may change what it gives.
+
+    Nothing public lists hooks. Where an attribute is gone, its hooks are overlooked, which the tests would show.
+    """
+    return bool(getattr(module, "_forward_hooks", None) or getattr(module, "_forward_pre_hooks", None))
 
 
 #: Moments of scikit-learn's optimizers, and their other attributes.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -13,10 +14,13 @@ from pathlib import Path
 def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a path to write to, beside this one, which the file then replaces: what is there survives an error.
 
-    The name of the file is the same, because some writers compress by it.
+    The name of the file is the same, because some writers compress by it. Its mode stays that of the file before, which may
+    be for the eyes of few.
     """
     path = Path(path).resolve()  # a link stays one
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         written = Path(folder) / path.name
         yield written
+        with suppress(FileNotFoundError):  # a new file has the mode of any other
+            shutil.copymode(path, written)
         os.replace(written, path)

@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,29 @@ _DTYPES = {
 _DTYPE_NAMES = {dtype.name for dtype in _DTYPES.values()}
 #: Floats that JSON lacks.
 _NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
-#: Of an integer, and bytes of an array of strings: as much as may have to be allocated for few bytes of a file.
+#: Of an integer, and bytes of all arrays of strings of one width: as much as may be allocated for few bytes of a file.
 _MOST_BITS, _MOST_BYTES = 64, 2**26
+
+
+@dataclass
+class _Parts:
+    """What a file has beside JSON.
+
+    Attributes
+    ----------
+    tensors : dict of str to ndarray
+        Arrays of numbers, by their names.
+    n_bytes : int
+        Of the arrays of strings of one width so far. Each string takes the width, however short it is in the file.
+    """
+
+    tensors: dict[str, np.ndarray]
+    n_bytes: int = 0
+
+    def admit(self, width: int, n_strings: int) -> bool:
+        """Count an array of strings; return whether all of them still fit."""
+        self.n_bytes += 4 * width * max(n_strings, 1)  # NumPy allocates one item for none
+        return self.n_bytes <= _MOST_BYTES
 
 
 class NotPlainError(ValueError):
@@ -76,16 +98,16 @@ def write(path: str | os.PathLike[str], description: dict[str, Any]) -> None:
         If the library is not installed.
     """
     library = _library()
-    tensors: dict[str, np.ndarray] = {}
-    entries = {name: json.dumps(_encode(value, (name,), tensors)) for name, value in description.items()}
+    parts = _Parts({})
+    entries = {name: json.dumps(_encode(value, (name,), parts)) for name, value in description.items()}
     metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), **entries}
-    metadata["checksum"] = _checksum(metadata, tensors)
+    metadata["checksum"] = _checksum(metadata, parts.tensors)
     with written_beside(path) as written:
         # The library's own way to a file makes one that nobody else may read.
-        written.write_bytes(library.numpy.save(tensors, metadata))
+        written.write_bytes(library.numpy.save(parts.tensors, metadata))
 
 
-def _encode(value: Any, where: tuple[str, ...], tensors: dict[str, np.ndarray]) -> Any:
+def _encode(value: Any, where: tuple[str, ...], parts: _Parts) -> Any:
     if value is None or type(value) is bool or (type(value) is int and value.bit_length() <= _MOST_BITS):
         return value
     if isinstance(value, str) and type(value) in (str, np.str_):
@@ -93,40 +115,42 @@ def _encode(value: Any, where: tuple[str, ...], tensors: dict[str, np.ndarray]) 
     if type(value) is float:
         return value if math.isfinite(value) else {"$float": repr(value)}
     if isinstance(value, np.generic) and value.dtype.name in _DTYPE_NAMES:
-        return {"$numpy": value.dtype.name, "value": _encode(value.item(), where, tensors)}
+        return {"$numpy": value.dtype.name, "value": _encode(value.item(), where, parts)}
     if type(value) is list:
-        return _encode_items(value, where, tensors)
+        return _encode_items(value, where, parts)
     if type(value) is tuple:
-        return {"$tuple": _encode_items(value, where, tensors)}
+        return {"$tuple": _encode_items(value, where, parts)}
     if type(value) is dict:
-        return _encode_dict(value, where, tensors)
+        return _encode_dict(value, where, parts)
     if isinstance(value, np.ndarray):
-        return _encode_array(value, where, tensors)
+        return _encode_array(value, where, parts)
     raise NotPlainError(where, value)
 
 
-def _encode_items(values: Any, where: tuple[str, ...], tensors: dict[str, np.ndarray]) -> list[Any]:
-    return [_encode(value, (*where, str(i)), tensors) for i, value in enumerate(values)]
+def _encode_items(values: Any, where: tuple[str, ...], parts: _Parts) -> list[Any]:
+    return [_encode(value, (*where, str(i)), parts) for i, value in enumerate(values)]
 
 
-def _encode_dict(value: dict[Any, Any], where: tuple[str, ...], tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+def _encode_dict(value: dict[Any, Any], where: tuple[str, ...], parts: _Parts) -> dict[str, Any]:
     if all(type(key) is str and not key.startswith("$") for key in value):
-        return {key: _encode(item, (*where, key), tensors) for key, item in value.items()}
-    pairs = [[_encode(key, where, tensors), _encode(item, (*where, str(key)), tensors)] for key, item in value.items()]
+        return {key: _encode(item, (*where, key), parts) for key, item in value.items()}
+    pairs = [[_encode(key, where, parts), _encode(item, (*where, str(key)), parts)] for key, item in value.items()]
     return {"$dict": pairs}
 
 
-def _encode_array(value: np.ndarray, where: tuple[str, ...], tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+def _encode_array(value: np.ndarray, where: tuple[str, ...], parts: _Parts) -> dict[str, Any]:
     dtype = value.dtype
-    if dtype.kind in "UO" and all(type(item) in (str, np.str_) for item in value.flat) and value.nbytes <= _MOST_BYTES:
-        kind = "object" if dtype.kind == "O" else dtype.str
+    is_object = dtype.kind == "O" and all(type(item) in (str, np.str_) for item in value.flat)
+    if is_object or (dtype.kind == "U" and parts.admit(dtype.itemsize // 4, value.size)):
+        kind = "object" if is_object else dtype.str
         return {"$strings": [str(item) for item in value.flat], "shape": list(value.shape), "dtype": kind}
     if dtype.name not in _DTYPE_NAMES:
         raise NotPlainError(where, value)
     # Products depend on the order in memory by their last bits.
     is_transposed = value.flags.f_contiguous and not value.flags.c_contiguous
     ordered = value.T if is_transposed else value
-    name = ".".join(where) if ".".join(where) not in tensors else f"{'.'.join(where)}#{len(tensors)}"
+    tensors, name = parts.tensors, ".".join(where)
+    name = name if name not in tensors else f"{name}#{len(tensors)}"
     tensors[name] = np.ascontiguousarray(ordered, dtype.newbyteorder("=")).reshape(ordered.shape)
     encoded = {"$array": name} | ({"order": "F"} if is_transposed else {})
     return encoded if dtype.isnative else encoded | {"dtype": dtype.str}
@@ -181,7 +205,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError("it is damaged: its content does not have the checksum that it was saved with.")
     entries = {name: text for name, text in metadata.items() if name not in ("format", "format_version", "checksum")}
     try:
-        description = {name: _decode(_parse(text, name), name, tensors) for name, text in entries.items()}
+        parts = _Parts(tensors)
+        description = {name: _decode(_parse(text, name), name, parts) for name, text in entries.items()}
     except RecursionError as error:
         raise ValueError("its header is nested too deeply.") from error
     if tensors:
@@ -190,7 +215,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read_parts(path: str | os.PathLike[str], library: Any) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    with open(path, "rb"):  # for Python's own errors where there is no file
+    with open(os.fspath(path), "rb"):  # for Python's own errors where there is no file; an integer is one that is open
         pass
     try:
         with library.safe_open(path, framework="numpy") as file:
@@ -215,30 +240,30 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _decode(value: Any, where: str, tensors: dict[str, np.ndarray]) -> Any:
+def _decode(value: Any, where: str, parts: _Parts) -> Any:
     """Value of which `_encode` made this; tensors that it mentions are taken out of the dict."""
     if isinstance(value, list):
-        return [_decode(item, f"{where}.{i}", tensors) for i, item in enumerate(value)]
+        return [_decode(item, f"{where}.{i}", parts) for i, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
     tag = next((key for key in value if key.startswith("$")), None)
     if tag is None:
-        return {key: _decode(item, f"{where}.{key}", tensors) for key, item in value.items()}
+        return {key: _decode(item, f"{where}.{key}", parts) for key, item in value.items()}
     try:
         required, optional, decode = _TAGS[tag]
         if not {tag, *required} <= value.keys() <= {tag, *required, *optional}:
             raise ValueError(f"it has the keys {sorted(value)}")
-        return decode(value, where, tensors)
+        return decode(value, where, parts)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{where} has an invalid {tag!r}: {error}") from error
 
 
-def _decode_float(value: dict[str, Any], where: str, tensors: dict[str, np.ndarray]) -> float:
+def _decode_float(value: dict[str, Any], where: str, parts: _Parts) -> float:
     return _NOT_FINITE[value["$float"]]
 
 
-def _decode_numpy(value: dict[str, Any], where: str, tensors: dict[str, np.ndarray]) -> np.generic:
-    name, item = value["$numpy"], _decode(value["value"], where, tensors)
+def _decode_numpy(value: dict[str, Any], where: str, parts: _Parts) -> np.generic:
+    name, item = value["$numpy"], _decode(value["value"], where, parts)
     type_ = np.dtype(name).type if name in _DTYPE_NAMES else None
     if type_ is None or type(item) is not type(type_(0).item()):
         raise ValueError(f"{item!r} is no {name!r}")
@@ -249,20 +274,20 @@ def _decode_numpy(value: dict[str, Any], where: str, tensors: dict[str, np.ndarr
     return made
 
 
-def _decode_tuple(value: dict[str, Any], where: str, tensors: dict[str, np.ndarray]) -> tuple[Any, ...]:
-    return tuple(_decode(_checked_list(value["$tuple"]), where, tensors))
+def _decode_tuple(value: dict[str, Any], where: str, parts: _Parts) -> tuple[Any, ...]:
+    return tuple(_decode(_checked_list(value["$tuple"]), where, parts))
 
 
-def _decode_dict(value: dict[str, Any], where: str, tensors: dict[str, np.ndarray]) -> dict[Any, Any]:
+def _decode_dict(value: dict[str, Any], where: str, parts: _Parts) -> dict[Any, Any]:
     decoded = {}
     for pair in _checked_list(value["$dict"]):
-        key, item = _decode(_checked_list(pair), where, tensors)
+        key, item = _decode(_checked_list(pair), where, parts)
         decoded[key] = item
     return decoded
 
 
-def _decode_array(value: dict[str, Any], where: str, tensors: dict[str, np.ndarray]) -> np.ndarray:
-    array = tensors.pop(value["$array"])
+def _decode_array(value: dict[str, Any], where: str, parts: _Parts) -> np.ndarray:
+    array = parts.tensors.pop(value["$array"])
     if value.get("order", "F") != "F":
         raise ValueError(f"its order is {value['order']!r}")
     if "dtype" in value:
@@ -273,7 +298,7 @@ def _decode_array(value: dict[str, Any], where: str, tensors: dict[str, np.ndarr
     return array.T if "order" in value else array
 
 
-def _decode_strings(value: dict[str, Any], where: str, tensors: dict[str, np.ndarray]) -> np.ndarray:
+def _decode_strings(value: dict[str, Any], where: str, parts: _Parts) -> np.ndarray:
     strings, shape, dtype = _checked_list(value["$strings"]), _checked_list(value["shape"]), value["dtype"]
     if not all(type(item) is str for item in strings):
         raise ValueError("not all items are strings")
@@ -283,8 +308,8 @@ def _decode_strings(value: dict[str, Any], where: str, tensors: dict[str, np.nda
         made = np.empty(len(strings), object)
         made[:] = strings
         return made.reshape(shape)
-    length = int(re.fullmatch(r"[<>]U(\d{1,9})", dtype, re.ASCII)[1])  # type: ignore[index] # a TypeError says so
-    if length < max(map(len, strings), default=0) or 4 * length * len(strings) > _MOST_BYTES:
+    width = int(re.fullmatch(r"[<>]U(\d{1,9})", dtype, re.ASCII)[1])  # type: ignore[index] # a TypeError says so
+    if width < max(map(len, strings), default=0) or not parts.admit(width, len(strings)):
         raise ValueError(f"its dtype is {dtype!r}")
     return np.array(strings, dtype).reshape(shape)
 
@@ -296,7 +321,7 @@ def _checked_list(value: Any) -> list[Any]:
 
 
 #: Required and optional keys of an object with a tag, and what makes the value.
-_TAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Callable[[Any, str, dict[str, np.ndarray]], Any]]] = {
+_TAGS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Callable[[Any, str, _Parts], Any]]] = {
     "$float": ((), (), _decode_float),
     "$numpy": (("value",), (), _decode_numpy),
     "$tuple": ((), (), _decode_tuple),

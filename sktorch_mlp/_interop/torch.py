@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sktorch_mlp._nn.activations import ACTIVATIONS, ActivationLike, FunctionModule, check_activations
 from sktorch_mlp._nn.modules import EPSILON, MOMENTUM, NORM_NAMES, sequential
 
+from .compat import has_forward_hooks
 from .description import Network, Outputs
 
 #: Modules that apply an output activation, by the name of it.
@@ -121,6 +122,7 @@ def read_sequential(module: Any) -> Network:
             f"from_torch takes a torch.nn.Sequential, but got {type(module).__name__}, whose forward may do anything. "
             f"{_SUPPORTED}"
         )
+    _check_hooks(module)
     layers: list[_Layer] = []
     for name, part in _flatten(module):
         problem = _add(layers, part)
@@ -132,6 +134,7 @@ def read_sequential(module: Any) -> Network:
     if last.out_activation is None:
         raise ValueError(f"What follows the last Linear is no output activation. {_SUPPORTED}")
     _check_units(layers)
+    _check_values(module)
     norms = [_read_norm(layer) for layer in hidden]
     if len({tuple(norm) for norm in norms}) > 1:
         names = [type(layer.norm).__name__ if layer.norm is not None else None for layer in hidden]
@@ -144,6 +147,26 @@ def read_sequential(module: Any) -> Network:
         norms=norms if norms and norms[0] else (),
         dropout=tuple(layer.dropout or 0.0 for layer in hidden),
     )
+
+
+def _check_hooks(module: nn.Module) -> None:
+    """Raise if a hook may change what a module gives: the network has no place for it."""
+    for name, part in module.named_modules():
+        if has_forward_hooks(part):
+            raise ValueError(
+                f"{f'Module {name}' if name else 'The module'}, {_in_one_line(part)}, has a forward hook or pre-hook, which "
+                "may change what it gives. Remove it: by its handle; or where it makes the weight, by "
+                "torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm."
+            )
+
+
+def _check_values(module: nn.Module) -> None:
+    """Raise if a tensor has no values."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_meta:
+            raise ValueError(
+                f"{name} is on the device meta, without values. Call module.to_empty(device='cpu'), then load_state_dict."
+            )
 
 
 def _in_one_line(part: nn.Module) -> str:

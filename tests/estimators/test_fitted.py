@@ -242,6 +242,22 @@ def test_written_weights_of_another_dtype_do_not_round_the_data(dtype):
     assert_allclose(model.loss_, expected.loss_, rtol=1e-12)
 
 
+@pytest.mark.parametrize("params", [{}, {"dtype": "float32"}, {"normalization": "batch"}], ids=str)
+def test_all_that_is_made_of_integers_is_that_of_floats(params):
+    model, floats = (ours("regressor", **params).fit(X, NUMBERS) for _ in range(2))
+    floats.coefs_ = [(5 * coef).round() for coef in floats.coefs_]
+    model.coefs_ = [coef.astype(np.int64) for coef in floats.coefs_]
+    rows = X.astype(floats.coefs_[0].dtype)
+    tensor, expected = torch.from_numpy(rows), floats.predict(rows)
+    assert_array_equal(model.predict(rows), expected)
+    for module in (model.module_, model.to_torch(), model.to_skorch().module_):
+        assert module[-1].weight.dtype == tensor.dtype
+        assert_allclose(module(tensor).detach()[:, 0], expected, rtol=RTOL[rows.dtype.type])
+    assert "sktorch-fitted" in model._repr_html_()
+    model.coefs_[-1][:] = 0
+    assert_allclose(model.module_(tensor).detach()[:, 0], np.full(len(rows), model.intercepts_[-1]))
+
+
 # Arrays that share the memory of a network ---------------------------------------------
 
 

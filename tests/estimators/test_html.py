@@ -72,6 +72,39 @@ def test_in_a_pipeline_it_is_scikit_learns_view():
     assert f"{DOCS_URL}api/sktorch_mlp.MLPTorchClassifier.html" in view
 
 
+@pytest.mark.parametrize(
+    ("changed", "message", "predicts"),
+    [
+        ({"activation": ["relu"] * 3}, "activation=.* has 3 values, but there are 2 hidden layers. Set one", False),
+        ({"hidden_layer_sizes": (3,), "activation": ["relu"]}, "activation=.* has 1 values, but there are 2", False),
+        ({"activation": "swish"}, "activation='swish' is unknown. Use one of", False),
+        ({"activation": 5}, "activation must be a name.*got 5", False),
+        ({"dropout": [0.1]}, "dropout=.* has 1 values, but there are 2 hidden layers. Set one", True),
+        ({"dropout": None}, r"dropout must be in \[0, 1\), got None", True),
+    ],
+    ids=str,
+)
+def test_parameters_that_do_not_fit_the_fitted_layers_are_named(changed, message, predicts):
+    """By all but the view, which is scikit-learn's then."""
+    model = ours("regressor", hidden_layer_sizes=(5, 4)).fit(X, NUMBERS)
+    expected = model.predict(X)
+    model.set_params(**changed)
+    view = model._repr_html_()
+    assert "hidden_layer_sizes" in view
+    assert "sktorch-fitted" not in view
+    with pytest.raises(ValueError, match=message):
+        model.summary()
+    with pytest.raises(ValueError, match=message):
+        model.to_torch()
+    with pytest.raises(AttributeError, match=f"module_ cannot be made: {message}"):
+        _ = model.module_
+    if predicts:
+        np.testing.assert_array_equal(model.predict(X), expected)
+    else:
+        with pytest.raises(ValueError, match=message):
+            model.predict(X)
+
+
 def test_texts_are_escaped():
     def activation(units):
         return units.clamp(min=0)

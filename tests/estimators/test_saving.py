@@ -177,6 +177,7 @@ def test_the_remedy_works(path):
         ({"callbacks": [object()]}, "callbacks="),
         ({"class_weight": {0: 1, 1: 2, (1, 2): 3j}}, "class_weight="),
         ({"alpha": -1.0}, "'alpha' parameter .* must be"),
+        ({"hidden_layer_sizes": ["a"]}, r"params\.hidden_layer_sizes should be positive integers, but is \['a'\]"),
         ({"dropout": [0.1, 0.2]}, "dropout=.* has 2 values, but there are 1 hidden layers"),
         ({"solver": torch.optim.SGD}, "solver=.*torch.optim.*by its name"),
     ],
@@ -273,6 +274,31 @@ def test_a_small_file_takes_little_memory(name, path):
     else:
         with pytest.raises(ValueError, match="should be"):
             load(path)
+
+
+STATE = ["attributes", "_state"]
+IMPOSSIBLE = {
+    "best_n_iter_": (["attributes", "best_n_iter_"], 5, r"an integer in \[0, 4\], but is 5"),
+    "beta_1": ([*STATE, "optimizer", "beta_1"], [1.0], r"a number in \[0, 0\.99\d*\], but is 1\.0"),
+    "beta_2": ([*STATE, "optimizer", "beta_2"], [1.5], r"a number in \[0, 0\.99\d*\], but is 1\.5"),
+    "epoch": ([*STATE, "progress", "records", 0, "epoch"], ["a"] * 4, "a number in .*, but is 'a'"),
+    **{
+        f"hidden_layer_sizes={sizes}": (["params", "hidden_layer_sizes"], sizes, "positive integers, but is")
+        for sizes in (["a"], [[1]], [1e308], [0], True, [[1], [1, 2]])
+    },
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_values_that_would_be_errors_later_are_refused(name, path):
+    fitted("adam").save(path)
+    entries, tensors = read_parts(path)
+    keys, value, match = IMPOSSIBLE[name]
+    _changed(entries, keys, value)
+    tensors.pop("attributes._state.progress.records.0.epoch" if "records" in keys else "", None)
+    write_parts(path, entries, tensors)
+    with pytest.raises(ValueError, match=f"{name.partition('=')[0]}.* should be {match}"):
+        load(path)
 
 
 def test_moments_of_another_size_are_refused(path):

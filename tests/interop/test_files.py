@@ -44,6 +44,19 @@ def test_a_link_stays_one(tmp_path):
     assert path.read_text() == "after"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o400])
+def test_the_mode_stays(mode, tmp_path):
+    path, link = tmp_path / "file.txt", tmp_path / "link.txt"
+    path.touch(mode)
+    path.chmod(mode)
+    link.symlink_to(path)
+    with written_beside(link) as written:
+        written.write_text("after")
+    assert path.read_text() == "after"
+    assert path.stat().st_mode & 0o777 == mode
+
+
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), written_beside(tmp_path / "nowhere" / "file.txt"):
         pass

@@ -113,6 +113,14 @@ def test_what_is_not_plain_is_an_error_that_says_where(value, path):
     assert not path.exists()
 
 
+def test_arrays_of_strings_that_could_not_be_read_again_are_not_written(path):
+    wide = np.array(["a"], "U8388609")
+    write(path, {"a": wide})
+    assert read(path)["a"].dtype == wide.dtype
+    with pytest.raises(NotPlainError, match=r"^b="):
+        write(path, {"a": wide, "b": wide})
+
+
 # Files ---------------------------------------------------------------------------------
 
 
@@ -149,6 +157,14 @@ def test_errors_of_the_file_system_are_those_of_python(path):
         read(path.parent)
     with pytest.raises(FileNotFoundError):
         write(path / "file", {"value": 1})
+
+
+def test_an_open_file_is_no_path(path):
+    write(path, {"value": 1})
+    with path.open("rb") as file:
+        with pytest.raises(TypeError, match="not int"):
+            read(file.fileno())
+        assert file.read(1)  # it has not been closed
 
 
 # Damaged files -------------------------------------------------------------------------
@@ -225,6 +241,8 @@ def test_versions_of_the_format(version, message, path):
         read(path)
 
 
+#: As JSON, an array of strings that takes a little more than half of what all such arrays may take.
+WIDE = '{"$strings": ["a"], "shape": [1], "dtype": "<U8388609"}'
 INVALID = {
     "{": "value is no JSON",
     "": "value is no JSON",
@@ -251,6 +269,8 @@ INVALID = {
     '{"$strings": [1], "shape": [1], "dtype": "object"}': "not all items are strings",
     '{"$strings": ["ab"], "shape": [1], "dtype": "<U1"}': "its dtype is '<U1'",
     '{"$strings": ["a"], "shape": [1], "dtype": "<U999999999"}': "its dtype is '<U999999999'",
+    f"[{WIDE}, {WIDE}]": "value.1 has an invalid '\\$strings': its dtype is '<U8388609'",
+    '{"$strings": [], "shape": [0], "dtype": "<U999999999"}': "its dtype is '<U999999999'",
     '{"$strings": ["a"], "shape": [1], "dtype": "O"}': "invalid '\\$strings'",
     '{"$eval": "1"}': "invalid '\\$eval'",
     "1": "does not mention the tensors",

@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.exceptions import NotFittedError
 from torch import nn
+from torch.nn.utils import prune
 
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
 from sktorch_mlp._nn.activations import ACTIVATIONS
@@ -300,6 +301,28 @@ def test_other_modules_are_refused_by_name(case):
         MLPTorchClassifier.from_torch(nn.Sequential(*parts))
 
 
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+@pytest.mark.parametrize(("place", "name"), [("", "The module, Sequential,"), ("0.1", r"Module 0\.1, ReLU\(\),")])
+def test_hooks_are_refused_by_name(place, name, register):
+    module = nn.Sequential(nn.Sequential(LINEAR, nn.ReLU()), nn.Linear(4, 3))
+    handle = getattr(module.get_submodule(place), register)(lambda *args: None)
+    with pytest.raises(ValueError, match=name + " has a forward hook or pre-hook.*Remove it: by its handle"):
+        MLPTorchClassifier.from_torch(module)
+    handle.remove()
+    MLPTorchClassifier.from_torch(module)
+
+
+def test_a_pruned_module_is_taken_once_its_weight_is_its_own():
+    module = sequential().double()
+    prune.l1_unstructured(module[0], "weight", 0.5)
+    nn.init.ones_(module[0].weight_orig)  # the weight of the last call is not that of the next one
+    with pytest.raises(ValueError, match=r"Module 0, Linear\(.*torch\.nn\.utils\.prune\.remove"):
+        MLPTorchRegressor.from_torch(module)
+    expected = call(module, X)
+    prune.remove(module[0], "weight")
+    np.testing.assert_allclose(MLPTorchRegressor.from_torch(module).predict(X), expected, rtol=1e-11)
+
+
 class Residual(nn.Sequential):
     def forward(self, rows):
         return super().forward(rows) + rows
@@ -346,3 +369,7 @@ def test_the_device_is_a_parameter():
     assert outputs(model, X).shape == (len(X), 3)
     with pytest.raises(ValueError, match="device='nowhere'"):
         MLPTorchRegressor.from_torch(sequential(), device="nowhere")
+    with pytest.raises(ValueError, match="device='meta'"):
+        MLPTorchRegressor.from_torch(sequential(), device="meta")
+    with pytest.raises(ValueError, match=r"0\.weight is on the device meta, without values"):
+        MLPTorchRegressor.from_torch(sequential().to("meta"))
