@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.__main__ import COMMANDS, _parser, main
 from benchmarks.baselines import Fitted
-from benchmarks.commands import features, imports, memory, scaling, search, versions
+from benchmarks.commands import features, imports, memory, scaling, search, sources, versions
 from benchmarks.configurations import SOLVERS, Configuration
 from benchmarks.implementations import Implementation
 from benchmarks.problems import PROBLEMS
@@ -267,6 +267,19 @@ def test_memory():
 
 
 @pytest.mark.usefixtures("_can_reset_peak")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of numcodecs, by version
+def test_sources(monkeypatch):
+    monkeypatch.setattr(sources, "SIZES", (1,))
+    rows = sources.run(_args("sources", "--scale", "0.001"), lambda function, *args: function(*args))
+    assert [row.facts["unit"] for row in rows] == ["seconds", "MiB"]
+    assert not [mismatch for ratio in rows[0].ratios.values() for mismatch in ratio.mismatches]
+    summary = summarize({"repeats": 1, "unit": "seconds", "machine": {"load_average": None}}, rows)
+    header, line, *_ = _cells(sources.tables(summary))
+    assert header[1:] == [source.name for source in sources.SOURCES[1:]]
+    assert len(line) == len(header)
+
+
 @pytest.mark.parametrize(("case", "order"), [(memory.CASES[0], "C"), (memory.CASES[1], "F")], ids=["C", "Fortran"])
 def test_memory_sees_what_a_fit_adds_to_x(case, order):
     orders = []

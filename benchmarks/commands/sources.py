@@ -114,14 +114,14 @@ def write(folder: Path, n_rows: int) -> None:
     import h5py
     import zarr
 
-    shape = n_rows, FEATURES
+    shape, chunks = (n_rows, FEATURES), (min(CHUNK, n_rows), FEATURES)
     files = [
         np.memmap(folder / "X", np.float32, "w+", shape=shape),
-        zarr.create_array(folder / "X.zarr", shape=shape, chunks=(CHUNK, FEATURES), dtype="f4"),
+        zarr.create_array(folder / "X.zarr", shape=shape, chunks=chunks, dtype="f4"),
     ]
     rng = np.random.default_rng(0)
     with h5py.File(folder / "X.h5", "w") as hdf5:
-        files.append(hdf5.create_dataset("X", shape, "f4", chunks=(CHUNK, FEATURES)))
+        files.append(hdf5.create_dataset("X", shape, "f4", chunks=chunks))
         for start in range(0, n_rows, CHUNK):
             n = min(CHUNK, n_rows - start)
             values = rng.integers(4, size=(n, FEATURES)).astype(np.float32)
