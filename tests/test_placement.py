@@ -379,6 +379,13 @@ def test_a_reader_does_not_wait_for_training(small_device):
     assert set.union(*waits) == {"Event.synchronize"}
 
 
+def test_narrow_rows_that_are_held_out_stay_on_the_device(devices, monkeypatch):
+    """They are cast for each epoch, but their indices do not travel again."""
+    monkeypatch.setitem(Rows.from_array.__func__.__kwdefaults__, "copy_bytes", 100)
+    rows = (10 * X).astype(np.int8)
+    assert costs_of_an_epoch(devices, rows=rows, early_stopping=True) == COSTS["early stopping"][2]
+
+
 def test_ensembles_stream_rows_too(small_device, monkeypatch):
     frame, y = table()
     streamed = TabularMLPClassifier(**SMALL_TABLE, device="cuda").fit(frame, y)

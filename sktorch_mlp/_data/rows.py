@@ -143,7 +143,7 @@ class Rows:
         return not self.is_sparse and self.source_dtype != self.batch_dtype
 
     @property
-    def neighbors(self) -> int:
+    def block_rows(self) -> int:
         """Consecutive rows that are worth a read of their own: a chunk of the file, or a MiB."""
         chunk_rows = self.X.chunk_rows if isinstance(self.X, DiskArray) else 1
         return max(chunk_rows, _NEIGHBOR_BYTES // self._row_bytes)
@@ -172,16 +172,36 @@ class Rows:
 
     def take(self, indices: Tensor) -> Batch:
         """Batch of the rows of these indices, of shape ([n_networks,] n_rows). Networks with the same rows share them."""
-        first = torch.atleast_2d(indices)[0]
-        if not (indices == first).all():
-            if self.is_streamed:
-                X = self[indices.flatten().cpu().numpy()].X
-                assert isinstance(X, Tensor)
-                return DenseBatch(self._place(X).unflatten(0, indices.shape))
+        return self.taker(indices)()
+
+    def taker(self, indices: Tensor) -> Callable[[], Batch]:
+        """Function that gives the batch of these indices: a batch that is kept, or one made at each call.
+
+        Streamed rows are read at each call. Those that are cast are kept as they are if networks share them.
+        """
+        first, n_networks = torch.atleast_2d(indices)[0], _n_networks(indices)
+        are_shared = bool((indices == first).all())
+        if self.is_streamed:
+            if are_shared:
+                shared = first.cpu().numpy()
+                return lambda: self[shared].all_rows(n_networks)
+            own, shape = indices.flatten().cpu().numpy(), indices.shape
+            return lambda: self[own]._own_rows(shape)
+        if not are_shared:
             (load,) = self.loaders(indices, [indices.shape[-1]])
-            return load()[0]
+            (batch,) = load()
+            return lambda: batch
         takes_all = len(first) == len(self) and torch.equal(first, torch.arange(len(self), device=first.device))
-        return (self if takes_all else self[first.cpu().numpy()]).all_rows(_n_networks(indices))
+        rows = self if takes_all else self[first.cpu().numpy()]
+        if self.are_cast:
+            return lambda: rows.all_rows(n_networks)
+        batch = rows.all_rows(n_networks)
+        return lambda: batch
+
+    def _own_rows(self, shape: tuple[int, ...]) -> Batch:
+        """All rows as one batch in which each network has rows of its own."""
+        assert isinstance(self.X, Tensor)
+        return DenseBatch(self._place(self.X).unflatten(0, shape))
 
     def _place(self, X: Tensor) -> Tensor:
         """Bring some rows to the device and cast them there, or before if they are wide: it may have no float64."""
@@ -291,7 +311,8 @@ def _cast(values: Tensor, dtype: torch.dtype) -> Tensor:
     if values.dtype == dtype:
         return values
     cast = values.to(dtype)
-    if not cast.sum().isfinite() and not cast.isfinite().all():
+    may_overflow = dtype.itemsize < values.itemsize  # else it holds them all, and a device need not be waited for
+    if may_overflow and not cast.sum().isfinite() and not cast.isfinite().all():
         raise ValueError(
             "Input X contains infinity or a value too large for "
             f"dtype('{str(dtype).removeprefix('torch.')}'). Scale the features."

@@ -125,7 +125,7 @@ class Chunks:
         self._kind = self._kind or kind
         if kind != self._kind:
             found, first = (
-                f"{what} of shape (n_samples,{''.join(f' {n},' for n in shape)})" for shape, what in (kind, self._kind)
+                f"{what} of shape {('n_samples', *shape)}".replace("'", "") for shape, what in (kind, self._kind)
             )
             raise ValueError(f"y has {found}, but that of the first chunk has {first}.")
 

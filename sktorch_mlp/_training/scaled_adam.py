@@ -12,7 +12,7 @@ from torch import Tensor
 from sktorch_mlp._nn.network import StackedMLP
 from sktorch_mlp._nn.tensors import squeeze_stack
 
-from .adam import AdamScalars, AdamW
+from .adam import AdamW
 from .optimizers import PerNetwork, Scalar, ScalarFeed, Step, per_network
 from .schedules import Schedule
 
@@ -79,20 +79,15 @@ class InputScalingAdamW(AdamW):
         self._scale_feeds = ScalarFeed(self._scales), ScalarFeed(self._scales)
 
     def steps(self, n_steps: int) -> Iterable[Step]:
-        all_scalars, own_scalars = tee(self._scalars(n_steps))
-        return (
-            partial(self._step, *scalars, step)
-            for step, scalars in zip(self._update.steps(all_scalars), self._own_scalars(own_scalars), strict=True)
-        )
-
-    def _own_scalars(self, scalars: Iterable[AdamScalars]) -> Iterable[tuple[Scalar, Scalar]]:
-        """Negative rates of the scales, and epsilons."""
-        for_rates, for_epsilons = tee(scalars)
+        for_rates, for_epsilons, for_steps = tee(self._scalars(n_steps), 3)
         rate_feed, epsilon_feed = self._scale_feeds
-        rates = rate_feed(
-            [-factor * rate for factor, rate in zip(self.scale_rate, step.rate, strict=True)] for step in for_rates
+        negative_rates = rate_feed(
+            [-factor * rate for factor, rate in zip(self.scale_rate, scalars.rate, strict=True)]
+            for scalars in for_rates
         )
-        return zip(rates, epsilon_feed(step.epsilon for step in for_epsilons), strict=True)
+        epsilons = epsilon_feed(scalars.epsilon for scalars in for_epsilons)
+        arguments = zip(negative_rates, epsilons, self._update.steps(for_steps), strict=True)
+        return (partial(self._step, *numbers_and_step) for numbers_and_step in arguments)
 
     def _step(self, negative_rate: Scalar, epsilon: Scalar, step: Step) -> None:
         coef, grad, scales = self._first_coef, self._first_coef_grad, self._scales_of_units

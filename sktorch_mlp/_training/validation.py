@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._data.samples import Samples
 from sktorch_mlp._nn.gradients import ForwardPass
-from sktorch_mlp._nn.inputs import Batch
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS, Loss, weighted_mean
 from sktorch_mlp._nn.matmul import quiet_numpy
 from sktorch_mlp._nn.network import StackedMLP
@@ -40,7 +38,7 @@ class Validator:
         self._network, self._loss, self._options = network, loss, options
         blocks = rows.split(_block_rows(network), -1)
         forwards = {n: ForwardPass(network, "identity", n) for n in {block.shape[-1] for block in blocks}}
-        self._blocks = [(forwards[block.shape[-1]], self._batch_of(samples.rows, block)) for block in blocks]
+        self._blocks = [(forwards[block.shape[-1]], samples.rows.taker(block)) for block in blocks]
         self._activate_ = OUTPUT_ACTIVATIONS[loss.out_activation]
         self._other_factors = [factor for factor in options[0].logit_factors if factor != 1]
         self._targets = samples.take_targets(target_rows)
@@ -70,14 +68,6 @@ class Validator:
         scored = enumerate(zip(loss_scores, losses, lowest, strict=True))
         return [(self._score(k, score, loss, low), loss) for k, (score, loss, low) in scored]
 
-    @staticmethod
-    def _batch_of(rows: Rows, block: Tensor) -> Callable[[], Batch]:
-        """What gives the batch of a block: one that is kept, or made each time of rows that are streamed or cast."""
-        if rows.is_streamed or rows.are_cast:
-            return lambda: rows.take(block)
-        batch = rows.take(block)
-        return lambda: batch
-
     def _losses(self, loss_input: Tensor) -> list[float]:
         """Loss of each network for what the loss takes, logits or predictions, which is overwritten."""
         self._loss.to_delta_(loss_input, self._targets, self._loss_terms)  # for the loss terms
@@ -90,9 +80,9 @@ class Validator:
 
     def _logits(self) -> Tensor:
         if len(self._blocks) == 1:
-            ((forward, batch),) = self._blocks
-            return forward(batch())
-        return torch.cat([forward(batch()).clone() for forward, batch in self._blocks], -1)
+            ((forward, take),) = self._blocks
+            return forward(take())
+        return torch.cat([forward(take()).clone() for forward, take in self._blocks], -1)
 
     def _score(self, k: int, loss_score: float, loss: float, lowest_loss: float) -> float:
         options = self._options[k]

@@ -241,7 +241,7 @@ class _Items(Dataset):
         (
             [(X, LABELS), (X, np.column_stack([LABELS] * 2))],
             ValueError,
-            r"y has numbers of shape \(n_samples, 2,\), but",
+            r"y has numbers of shape \(n_samples, 2\), but",
         ),
         ([(X, LABELS), (X, LABELS.astype(str))], ValueError, "Chunk 1 of X: y has text .*, but .* numbers"),
         ([(X, LABELS), (X * np.nan, LABELS)], ValueError, "Chunk 1 of X: Input X contains NaN"),
