@@ -1,4 +1,4 @@
-"""Matrix products of single matrices and of stacks, by PyTorch or, small ones on a CPU, by numpy's BLAS.
+"""Products of single matrices and of stacks, by PyTorch or, small ones on a CPU, by numpy's BLAS.
 
 The operands of a training step are the same buffers at every step. So a product is bound to
 them once, and what depends on shapes, precision and device is decided then.
@@ -26,6 +26,9 @@ _SMALL = 1_000_000
 
 #: Rows or outputs up to which it is so where a summand is added, which PyTorch does in the same call.
 _NARROW = 16
+
+#: Length of vectors up to which their product has one thread in OpenBLAS.
+_SHORT = 10_000
 
 
 def quiet_numpy() -> np.errstate:
@@ -56,6 +59,13 @@ def bind_addmm(summand: Tensor, a: Tensor, b: Tensor, out: Tensor, *, bfloat16: 
         return lambda: (multiply(), out.add_(summand))
     call = partial(torch.addmm if a.ndim == 2 else torch.baddbmm, summand, a, b, out=out)
     return share_product(call, a, b) if out.device.type == "cpu" else call
+
+
+def bind_vecdot(a: Tensor, b: Tensor, out: Tensor) -> BoundProduct:
+    """Return a call that writes ``(a * b).sum(-1)`` to `out`; see `bind_mm`."""
+    if out.device.type == "cpu" and a.ndim == 1 and len(a) <= _SHORT:
+        return partial(np.dot, a.numpy(), b.numpy(), out.numpy())
+    return partial(torch.linalg.vecdot, a, b, out=out)
 
 
 class Scratch:

@@ -11,7 +11,7 @@ from torch import Tensor
 from sktorch_mlp._data.batches import MiniBatches, Segment
 from sktorch_mlp._nn.gradients import Gradient
 from sktorch_mlp._nn.losses import Loss
-from sktorch_mlp._nn.matmul import quiet_numpy
+from sktorch_mlp._nn.matmul import BoundProduct, bind_vecdot, quiet_numpy
 from sktorch_mlp._nn.network import StackedMLP
 from sktorch_mlp._nn.tensors import squeeze_stack
 from sktorch_mlp._nn.threads import share_elementwise
@@ -33,7 +33,7 @@ class Penalty:
     Attributes
     ----------
     is_zero : bool
-    batches : list of (scalar, Tensor)
+    batches : list of (scalar, callable)
         Arguments of `add_gradient`, batch by batch.
     """
 
@@ -49,7 +49,8 @@ class Penalty:
             _squeeze_last(torch.zeros_like(segment.weights.totals)) for _ in range(3)
         )
         self.update_weights()
-        self.batches = list(zip(self._decays_by_batch(), self._square_norms.unbind(0), strict=True))
+        save_norms = [bind_vecdot(self._coefs, self._coefs, norm) for norm in self._square_norms.unbind(0)]
+        self.batches = list(zip(self._decays_by_batch(), save_norms, strict=True))
 
     def _decays_by_batch(self) -> Sequence[Scalar]:
         """Alpha over the sum of weights of each batch; numbers if they stay and there is one network."""
@@ -64,9 +65,9 @@ class Penalty:
         torch.div(squeeze_stack(self._alphas), _squeeze_last(self._weights.totals), out=self._decays)
         torch.mul(self._decays, _squeeze_last(self._weights.batch_fractions) / 2, out=self._fractions)
 
-    def add_gradient(self, decay: Scalar, square_norm: Tensor) -> None:
+    def add_gradient(self, decay: Scalar, save_norm: BoundProduct) -> None:
         """Add the penalty of a mini-batch to the gradient, and save the square norm of the coefficients."""
-        torch.linalg.vecdot(self._coefs, self._coefs, out=square_norm)
+        save_norm()
         self._add_scaled_(self._coef_grads, self._coefs, decay)
 
     def mean(self) -> Tensor:
