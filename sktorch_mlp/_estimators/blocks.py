@@ -17,7 +17,7 @@ from sktorch_mlp._nn.tensors import without_autocast
 from sktorch_mlp._training.threads import on_one_thread
 
 #: Multiply-adds from which a prediction is worth more than one thread.
-LARGE = 40_000_000
+LARGE = 80_000_000
 
 
 class _Helpers:

@@ -18,11 +18,13 @@ from sktorch_mlp._training.threads import available_threads
 
 from .blocks import LARGE, predict_blocks
 
-#: Rows predicted at a time: enough to keep the products busy, few enough to stay in cache. Large products in float32
-#: are quicker with fewer.
-BLOCK_ROWS, _FLOAT32_BLOCK_ROWS = 1024, 512
+#: Rows predicted at a time, at most: enough to keep the products busy, few enough to stay in cache.
+BLOCK_ROWS = 2048
 
-#: Multiply-adds for each pair of blocks beyond the first, and into how many blocks of fewer rows than these at most.
+#: Bytes of the rows of a block that are cast, unless so few rows have more.
+_CAST_BYTES, _FEWEST_ROWS = 2**22, 64
+
+#: Multiply-adds for each pair of blocks that several threads share, and into how many smaller blocks at most.
 _PAIR_OF_BLOCKS, _N_BLOCKS = 100_000_000, 8
 
 #: Predictions at the same time whose memory is kept for the next ones.
@@ -68,24 +70,29 @@ class Predictor:
         first_coef = self._first_coef
         if rows.is_sparse:  # sparse products want their operand input-major
             first_coef = first_coef.mT.contiguous().mT
-        block_rows = self._block_rows(len(rows))
+        n_blocks, is_large = self._count_blocks(rows)
         with without_autocast(rows.device), quiet_numpy():
-            if len(rows) <= block_rows:
+            if n_blocks == 1:
                 return self._predict(rows, first_coef)
-            n_threads = available_threads() if self._may_share else 1
+            n_threads = available_threads() if is_large else 1
             predict = partial(self._predict, first_coef=first_coef)
-            return predict_blocks(predict, rows, block_rows, first_coef, self._n_outputs, n_threads)
+            return predict_blocks(predict, rows, -(-len(rows) // n_blocks), first_coef, self._n_outputs, n_threads)
 
-    def _block_rows(self, n_rows: int) -> int:
-        """Rows of a block: the same for any number of threads, so that the bits of the predictions are, too."""
-        n_operations = n_rows * self._n_coefs
-        if n_operations < LARGE or not self._may_share:
-            return BLOCK_ROWS
-        n_blocks = min(_N_BLOCKS, 2 * max(1, n_operations // _PAIR_OF_BLOCKS))
-        block_rows = min(BLOCK_ROWS, -(-n_rows // n_blocks))
-        if self._first_coef.dtype == torch.float32:
-            block_rows = min(block_rows, max(_FLOAT32_BLOCK_ROWS, LARGE // self._n_coefs))
-        return block_rows
+    def _count_blocks(self, rows: Rows) -> tuple[int, bool]:
+        """Blocks of a prediction, and whether several threads may share them.
+
+        There are as many for any number of threads, so that the bits of the predictions are the same, too.
+        """
+        most_rows = BLOCK_ROWS
+        if rows.are_cast:
+            row_bytes = self._first_coef.shape[1] * self._first_coef.itemsize
+            most_rows = min(most_rows, max(_FEWEST_ROWS, _CAST_BYTES // row_bytes))
+        n_blocks, n_operations = -(-len(rows) // most_rows), len(rows) * self._n_coefs
+        is_large = self._may_share and n_operations >= LARGE
+        if is_large:
+            n_pairs = min(_N_BLOCKS // 2, max(1, n_operations // _PAIR_OF_BLOCKS))
+            n_blocks = max(n_blocks + n_blocks % 2, 2 * n_pairs)
+        return n_blocks, is_large
 
     def _predict(self, rows: Rows, first_coef: Tensor) -> Tensor:
         try:

@@ -1,4 +1,4 @@
-"""What PyTorch has but does not document: derivatives of activations, and the threads of the calling thread alone.
+"""What PyTorch has but does not document: derivatives of activations, the threads of the calling thread alone, its BLAS.
 
 The derivatives are those that autograd itself calls. They write into the gradient, so that a training step makes no
 buffer. Where one is gone, the derivative is written out or taken by autograd, which is slower and gives the same
@@ -8,6 +8,7 @@ numbers.
 from __future__ import annotations
 
 import ctypes
+import platform
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -49,6 +50,16 @@ def own_thread_setters() -> tuple[ThreadSetter, ThreadSetter]:
 def _no_setting(n_threads: int) -> int:
     """There is nothing to set."""
     return n_threads
+
+
+@cache
+def mkl_is_at_home() -> bool:
+    """Whether PyTorch multiplies by Intel's MKL on a processor of Intel. On others it is slow with small matrices."""
+    try:
+        processor = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        processor = platform.processor()
+    return torch.backends.mkl.is_available() and "GenuineIntel" in processor
 
 
 def operator(name: str, overload: str = "grad_input") -> Any:

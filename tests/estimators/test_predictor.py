@@ -95,6 +95,21 @@ def test_large_rows_are_cast_block_by_block():
     assert torch.equal(at_once, by_block)
 
 
+def test_blocks_of_wide_rows_take_little_memory(monkeypatch):
+    predict, n_rows = Predictor._predict, []
+
+    def record(self, rows, first_coef):
+        n_rows.append(len(rows))
+        return predict(self, rows, first_coef)
+
+    monkeypatch.setattr(Predictor, "_predict", record)
+    coef, intercept = torch.ones(2, 3000, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    rows = np.arange(3_000_000, dtype=np.uint8).reshape(1000, 3000)
+    predictions = Predictor([coef], [intercept], [], "identity")(Rows.from_array(rows, CPU, np.dtype(np.float64)))
+    assert_array_equal(predictions[:, 1], rows.sum(1))
+    assert max(n_rows) * 3000 * 8 <= 2**22
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("n_rows", [3, 5000], ids=["one block", "blocks"])
 def test_predictions_that_overflow_make_no_noise(n_rows):

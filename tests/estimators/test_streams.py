@@ -3,7 +3,6 @@
 import pickle
 import subprocess
 import sys
-import textwrap
 import threading
 
 import h5py
@@ -351,51 +350,74 @@ def test_verbose_says_what_is_read(capsys):
 # Memory --------------------------------------------------------------------------------
 
 
+_FIT_UNDER_A_LIMIT = """
+import resource, sys, threading, warnings
+import h5py, numpy as np, zarr
+from sktorch_mlp import MLPTorchClassifier
+
+warnings.simplefilter("ignore")
+source, path, times = sys.argv[1], sys.argv[2], int(sys.argv[3])
+limit, n_chunk = 192 * 2**20, 2**13
+n_rows = times * limit // 1024  # of 256 numbers in float32
+
+def chunk(start):
+    return np.random.default_rng(start).standard_normal((n_chunk, 256), dtype=np.float32)
+
+class Chunks:
+    def __iter__(self):
+        for start in range(0, n_rows, n_chunk):
+            X = chunk(start)
+            yield X, X[:, 0] > 0
+
+def in_use(what):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(what)) * 1024
+
+y = np.concatenate([labels for _, labels in Chunks()])
+if source == "memmap":
+    X = np.memmap(path, np.float32, "w+", shape=(n_rows, 256))
+elif source == "zarr":
+    X = zarr.create_array(path, shape=(n_rows, 256), chunks=(4096, 256), dtype="f4", compressors=None)
+elif source == "hdf5":
+    X = h5py.File(path, "w").create_dataset("X", (n_rows, 256), "f4", chunks=(4096, 256))
+if source != "chunks":
+    for start in range(0, n_rows, n_chunk):
+        X[start : start + n_chunk] = chunk(start)
+model = MLPTorchClassifier((8,), max_iter=1, shuffle="blocks", batch_size=4096, learning_rate_init=0.01)
+model.fit(X[:100] if source != "chunks" else chunk(0)[:100], y[:100])  # imports, and memory that stays
+resource.setrlimit(resource.RLIMIT_DATA, (in_use("VmData") + limit, -1))
+try:
+    np.ones((n_rows + n_rows // 10, 256), np.float32)
+except MemoryError:
+    pass
+else:
+    sys.exit("no limit")
+before, peak, done = in_use("RssAnon"), [0], threading.Event()
+
+def watch():
+    while not done.wait(0.005):
+        peak.append(in_use("RssAnon") - before)
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+fitted = model.fit(Chunks()) if source == "chunks" else model.fit(X, y)
+done.set()
+watcher.join()
+print(fitted.score(chunk(7), chunk(7)[:, 0] > 0), max(peak) / 2**20)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit of memory is Linux's")
-@pytest.mark.parametrize("source", ["memmap", "zarr", "chunks"])
-def test_data_of_five_times_the_memory(source, tmp_path):
-    script = textwrap.dedent(
-        f"""
-        import resource, sys, warnings
-        import numpy as np, zarr
-        from sktorch_mlp import MLPTorchClassifier
-
-        warnings.simplefilter("ignore")
-        n_rows, n_chunk, limit = 2**20, 2**13, 192 * 2**20  # 1 GiB of float32, of which 192 MiB would fit
-        rng = np.random.default_rng(0)
-
-        def chunk(start):
-            return np.random.default_rng(start).standard_normal((n_chunk, 256), dtype=np.float32)
-
-        class Chunks:
-            def __iter__(self):
-                for start in range(0, n_rows, n_chunk):
-                    X = chunk(start)
-                    yield X, X[:, 0] > 0
-
-        y = np.concatenate([chunk(start)[:, 0] > 0 for start in range(0, n_rows, n_chunk)])
-        if {source!r} == "memmap":
-            X = np.memmap({str(tmp_path / "X")!r}, np.float32, "w+", shape=(n_rows, 256))
-        else:
-            X = zarr.create_array({str(tmp_path / "X.zarr")!r}, shape=(n_rows, 256), chunks=(4096, 256), dtype="f4", compressors=None)
-        if {source!r} != "chunks":
-            for start in range(0, n_rows, n_chunk):
-                X[start : start + n_chunk] = chunk(start)
-        model = MLPTorchClassifier((8,), max_iter=1, shuffle="blocks", batch_size=4096, learning_rate_init=0.01)
-        model.fit(X[:100], y[:100])  # imports, and memory that stays
-        used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
-        resource.setrlimit(resource.RLIMIT_DATA, (used + limit, -1))
-        try:
-            np.ones((n_rows, 256), np.float32)
-        except MemoryError:
-            pass
-        else:
-            sys.exit("no limit")
-        fitted = model.fit(Chunks()) if {source!r} == "chunks" else model.fit(X, y)
-        print(fitted.score(chunk(7), chunk(7)[:, 0] > 0), flush=True)
-        """
-    )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=180, check=False)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert float(result.stdout) > 0.9
+@pytest.mark.parametrize("source", ["memmap", "zarr", "hdf5", "chunks"])
+def test_memory_is_flat_for_1_4_and_16_times_what_there_is(source, tmp_path):
+    peaks = []
+    for times in (1, 4, 16):
+        command = [sys.executable, "-c", _FIT_UNDER_A_LIMIT, source, str(tmp_path / f"X{times}"), str(times)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        assert result.returncode == 0, result.stderr[-2000:]
+        score, peak = map(float, result.stdout.split())
+        assert score > 0.9
+        peaks.append(peak)
+    print(source, *(f"{peak:.0f} MiB" for peak in peaks))
+    # What grows are the labels and their order: 25 bytes for each row of 1024.
+    assert peaks[2] < 1.25 * peaks[1] + 100

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sktorch_mlp._nn.matmul import _SMALL, Scratch, addmm, bind_addmm, bind_mm, quiet_numpy
+from sktorch_mlp._nn import matmul
+from sktorch_mlp._nn.matmul import _SMALL, Scratch, addmm, bind_addmm, bind_mm, bind_vecdot, quiet_numpy
 from tests.nn.helpers import seeded
 
 #: (n_out, n_in, n_rows): narrow, small, wide, and larger than what numpy's BLAS does here.
@@ -25,7 +26,7 @@ def test_shapes_are_on_both_sides_of_the_limit():
 @pytest.mark.parametrize("transposed", [(), ("a",), ("b",), ("out",), ("a", "b", "out")], ids="".join)
 @pytest.mark.parametrize("stack", [(), (3,)], ids=["one", "stack"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_products_match_numpy(shape, stack, transposed):
+def test_products_match_numpy(shape, stack, transposed, monkeypatch):
     n_out, n_in, n_rows = shape
     a = _random(*stack, n_out, n_in, seed=0, transposed="a" in transposed)
     b = _random(*stack, n_in, n_rows, seed=1, transposed="b" in transposed)
@@ -40,9 +41,10 @@ def test_products_match_numpy(shape, stack, transposed):
         np.testing.assert_allclose(out, a.numpy() @ b.numpy() + summand.numpy(), rtol=1e-12, atol=1e-12)
         b.neg_()  # a bound product takes the values of the moment
     if not stack:
-        np.testing.assert_allclose(
-            addmm(summand, a, b, Scratch()), a.numpy() @ b.numpy() + summand.numpy(), rtol=1e-12, atol=1e-12
-        )
+        for is_intel in (False, True):
+            monkeypatch.setattr(matmul, "mkl_is_at_home", lambda is_intel=is_intel: is_intel)
+            result = addmm(summand, a, b, Scratch())
+            np.testing.assert_allclose(result, a.numpy() @ b.numpy() + summand.numpy(), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -97,3 +99,18 @@ def test_what_is_not_finite_makes_no_noise(stack):
         assert out.isinf().all()
         bind_mm(out, -out, out.clone())()
         assert stack or addmm(a, a, a, Scratch()).isinf().all()
+
+
+@pytest.mark.parametrize("length", [700, 30_000], ids=["numpy", "torch"])
+@pytest.mark.parametrize("stack", [(), (3,)], ids=["one", "stack"])
+def test_products_of_vectors_match_numpy(stack, length):
+    a, b, out = (
+        _random(*stack, length, seed=0),
+        _random(*stack, length, seed=1),
+        torch.empty(stack, dtype=torch.float64),
+    )
+    multiply = bind_vecdot(a, b, out)
+    for _ in range(2):
+        multiply()
+        np.testing.assert_allclose(out, (a * b).sum(-1), rtol=1e-12)
+        b.neg_()  # a bound product takes the values of the moment
