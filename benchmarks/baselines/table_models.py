@@ -7,8 +7,10 @@ values. Libraries are imported only when a model of theirs is made.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, Self
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, TabularMLPClassifier, TabularMLPRegressor
+from sktorch_mlp._estimators.recipe import default_settings
 
 MakeModel = Callable[[bool, int, pd.DataFrame, int], Any]
 
@@ -160,6 +163,23 @@ def _tabular(**params: Any) -> MakeModel:
     return make
 
 
+def _ablated(name: str, value: Any) -> MakeModel:
+    """Leave out an ingredient that no parameter turns off: a private name has another value in `fit`."""
+
+    def make(*arguments: Any) -> Any:
+        model = _tabular()(*arguments)
+        model.fit = mock.patch(f"sktorch_mlp._estimators.{name}", value)(model.fit)
+        return model
+
+    return make
+
+
+def _with_settings(**changes: Any) -> MakeModel:
+    return _ablated(
+        "tabular.default_settings", lambda *args, **kwargs: replace(default_settings(*args, **kwargs), **changes)
+    )
+
+
 #: By their names on the command line.
 MODELS: dict[str, MakeModel] = {
     "mlp": _piped(_sklearn_mlp),
@@ -177,6 +197,9 @@ MODELS: dict[str, MakeModel] = {
     "tabular_piecewise_linear": _tabular(numerical_embedding="piecewise_linear"),
     "tabular_periodic": _tabular(numerical_embedding="periodic"),
     "tabular_loss": _tabular(scoring="loss"),
+    "tabular_no_scales": _ablated("recipe._SCALE_RATE", 0.0),
+    "tabular_no_dropout": _with_settings(dropout=0.0),
+    "tabular_no_decay": _with_settings(weight_decay=0.0),
     "tabular_auto": _tabular(hyperparameters="auto"),
 }
 #: What others are compared with: scikit-learn's MLP by its defaults.
