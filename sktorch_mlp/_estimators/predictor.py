@@ -22,7 +22,7 @@ from .blocks import LARGE, predict_blocks
 BLOCK_ROWS = 2048
 
 #: Bytes of the rows of a block that are cast, unless so few rows have more.
-_CAST_BYTES, _FEWEST_ROWS = 2**22, 64
+_CAST_BYTES, _FEWEST_ROWS = 2**21, 64
 
 #: Multiply-adds for each pair of blocks that several threads share, and into how many smaller blocks at most.
 _PAIR_OF_BLOCKS, _N_BLOCKS = 100_000_000, 8

@@ -17,8 +17,9 @@ from sktorch_mlp._nn.tensors import squeeze_stack
 
 from .progress import TrainingOptions
 
-#: Rows validated at a time, at most, and numbers that the inputs of their networks have, unless so few rows have more.
-_MOST_ROWS, _MOST_INPUTS, _FEWEST_ROWS = 2**14, 2**21, 64
+#: Rows validated at a time, at most, and numbers that the inputs of their networks have, or those that are cast for it,
+#: unless so few rows have more.
+_MOST_ROWS, _MOST_INPUTS, _MOST_CAST, _FEWEST_ROWS = 2**14, 2**21, 2**18, 64
 
 
 class Validator:
@@ -36,7 +37,7 @@ class Validator:
     def __init__(self, network: StackedMLP, loss: Loss, samples: Samples, options: Sequence[TrainingOptions]) -> None:
         rows, target_rows = samples.stack_indices(samples.indices)
         self._network, self._loss, self._options = network, loss, options
-        blocks = rows.split(_block_rows(network), -1)
+        blocks = rows.split(_block_rows(network, are_cast=samples.rows.are_cast), -1)
         forwards = {n: ForwardPass(network, "identity", n) for n in {block.shape[-1] for block in blocks}}
         self._blocks = [(forwards[block.shape[-1]], samples.rows.taker(block)) for block in blocks]
         self._activate_ = OUTPUT_ACTIVATIONS[loss.out_activation]
@@ -93,7 +94,8 @@ class Validator:
         return options.scoring(self._network, k)
 
 
-def _block_rows(network: StackedMLP) -> int:
+def _block_rows(network: StackedMLP, *, are_cast: bool) -> int:
     embedding = network.spec.embedding
     n_inputs = network.spec.layer_units[0] if embedding is None else embedding.n_inputs
-    return min(_MOST_ROWS, max(_FEWEST_ROWS, _MOST_INPUTS // (network.n_networks * n_inputs)))
+    most_inputs = _MOST_CAST if are_cast else _MOST_INPUTS
+    return min(_MOST_ROWS, max(_FEWEST_ROWS, most_inputs // (network.n_networks * n_inputs)))

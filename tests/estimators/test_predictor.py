@@ -107,7 +107,7 @@ def test_blocks_of_wide_rows_take_little_memory(monkeypatch):
     rows = np.arange(3_000_000, dtype=np.uint8).reshape(1000, 3000)
     predictions = Predictor([coef], [intercept], [], "identity")(Rows.from_array(rows, CPU, np.dtype(np.float64)))
     assert_array_equal(predictions[:, 1], rows.sum(1))
-    assert max(n_rows) * 3000 * 8 <= 2**22
+    assert max(n_rows) * 3000 * 8 <= 2**21
 
 
 @pytest.mark.filterwarnings("error")

@@ -382,7 +382,7 @@ elif source == "hdf5":
 if source != "chunks":
     for start in range(0, n_rows, n_chunk):
         X[start : start + n_chunk] = chunk(start)
-model = MLPTorchClassifier((8,), max_iter=1, shuffle="blocks", batch_size=4096, learning_rate_init=0.01)
+model = MLPTorchClassifier((8,), max_iter=1, shuffle="blocks", batch_size=1024, learning_rate_init=0.01)
 model.fit(X[:100] if source != "chunks" else chunk(0)[:100], y[:100])  # imports, and memory that stays
 resource.setrlimit(resource.RLIMIT_DATA, (in_use("VmData") + limit, -1))
 try:

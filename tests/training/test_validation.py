@@ -138,3 +138,19 @@ def test_predictions_that_are_not_finite_score_nan():
     (score, loss), diverged = _validate(network, HalfSquaredError(1), samples, [OPTIONS] * 2)
     assert np.isfinite([score, loss]).all()
     assert np.isnan(diverged).all()
+
+
+def test_narrow_rows_are_cast_a_few_at_a_time(monkeypatch):
+    place, n_rows = Rows._place, []
+    monkeypatch.setattr(Rows, "_place", lambda rows, X: n_rows.append(len(X)) or place(rows, X))
+    network = StackedMLP(NetworkSpec((500, 4, 3), ("tanh",), dtype=torch.float64), 1)
+    network.flat.data.normal_(generator=torch.Generator().manual_seed(0))
+    X = np.random.RandomState(0).randint(0, 9, (5000, 500)).astype(np.uint8)
+    targets = torch.from_numpy(np.random.RandomState(1).randint(0, 3, (1, len(X))))
+    results = []
+    for values, most in ((X, 524), (X.astype(np.float64), 4194)):
+        rows = Rows.from_array(values, CPU, np.dtype(np.float64), copy_bytes=0)
+        n_rows.clear()
+        results.append(_validate(network, LogLoss(3), Samples(rows, targets, None, [np.arange(len(X))]), [OPTIONS]))
+        assert max(n_rows) == most
+    np.testing.assert_allclose(*results, rtol=1e-12)
