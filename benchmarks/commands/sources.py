@@ -80,10 +80,10 @@ def _memory_map(folder: Path, n_rows: int) -> np.ndarray:
     return np.memmap(folder / "X", np.float32, "r", shape=(n_rows, FEATURES))
 
 
-def _zarr(folder: Path, n_rows: int) -> Any:
+def _zarr(name: str, folder: Path, n_rows: int) -> Any:
     import zarr
 
-    return zarr.open_array(folder / "X.zarr", mode="r")
+    return zarr.open_array(folder / name, mode="r")
 
 
 def _hdf5(folder: Path, n_rows: int) -> Any:
@@ -97,7 +97,8 @@ SOURCES = [
     Source("uint8 in memory", lambda folder, n_rows: _memory_map(folder, n_rows).astype(np.uint8)),
     Source("memory map", _memory_map),
     Source('memory map, shuffle="blocks"', _memory_map, "blocks", agreement=Agreement.SIMILAR),
-    Source('Zarr, shuffle="blocks"', _zarr, "blocks", agreement=Agreement.SIMILAR),
+    Source('Zarr, shuffle="blocks"', partial(_zarr, "X.zarr"), "blocks", agreement=Agreement.SIMILAR),
+    Source('Zarr, compressed, shuffle="blocks"', partial(_zarr, "Z.zarr"), "blocks", agreement=Agreement.SIMILAR),
     Source('HDF5, shuffle="blocks"', _hdf5, "blocks", agreement=Agreement.SIMILAR),
     Source("chunks", lambda folder, n_rows: Chunks(_memory_map(folder, n_rows)), agreement=Agreement.SIMILAR),
 ]
@@ -117,7 +118,8 @@ def write(folder: Path, n_rows: int) -> None:
     shape, chunks = (n_rows, FEATURES), (min(CHUNK, n_rows), FEATURES)
     files = [
         np.memmap(folder / "X", np.float32, "w+", shape=shape),
-        zarr.create_array(folder / "X.zarr", shape=shape, chunks=chunks, dtype="f4"),
+        zarr.create_array(folder / "X.zarr", shape=shape, chunks=chunks, dtype="f4", compressors=None),
+        zarr.create_array(folder / "Z.zarr", shape=shape, chunks=chunks, dtype="f4"),
     ]
     rng = np.random.default_rng(0)
     with h5py.File(folder / "X.h5", "w") as hdf5:
