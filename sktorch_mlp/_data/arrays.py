@@ -83,7 +83,9 @@ class DiskArray:
 
     def _read(self, rows: slice) -> np.ndarray:
         values = np.asarray(self._array[rows]).astype(self.dtype, copy=False)
-        if self.dtype.kind == "f" and not np.isfinite(values.sum()):
+        with np.errstate(over="ignore"):
+            may_be_wrong = self.dtype.kind == "f" and not np.isfinite(values.sum())
+        if may_be_wrong:
             (wrong,) = np.nonzero(~np.isfinite(values).all(1))
             if len(wrong):
                 raise ValueError(f"Input X contains NaN or infinity, in row {(rows.start or 0) + wrong[0]}.")

@@ -16,6 +16,7 @@ from .tables import (
     Level,
     as_array_of_numbers,
     as_table,
+    bools_as_text,
     columns_of,
     factorize,
     kind_of,
@@ -130,7 +131,7 @@ class CategoryColumn:
         A value has the level that equals it, or else the one that prints as the same text: "7" is the level of 7 in
         a column of strings, and "True" that of True in a column of bools.
         """
-        codes, distinct = factorize(values)
+        codes, distinct = factorize(bools_as_text(values) if isinstance(self.levels[0], str) else values)
         positions = self.positions
         found = [positions.get(value, positions.get(text_of(value), -1)) for value in distinct]
         return np.array([*found, -1]).take(codes)  # the last one is that of code -1
@@ -217,7 +218,9 @@ class TableEncoder:
                 _check_finite(read[:, None], [name])
                 found.append(NumberColumn.learn(index, name, read))
             else:
-                codes, distinct = factorize(values.remove_unused_categories() if kind == "category" else values)
+                if kind == "category":
+                    values = values.remove_unused_categories()
+                codes, distinct = factorize(bools_as_text(values) if kind == "mixed" else values)
                 if named is None and kind in ("string", "mixed"):
                     _check_not_text(codes, distinct, name)
                 found.append(CategoryColumn.learn(index, name, codes, distinct, kind))

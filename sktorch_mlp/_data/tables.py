@@ -161,6 +161,14 @@ def to_float64(values: Any) -> np.ndarray:
         return np.asarray(values, dtype=np.float64)
 
 
+def bools_as_text(values: Any) -> Any:
+    """Objects with the text of a bool in place of it: True and 1 are equal, but beside strings they are two levels."""
+    if not isinstance(values, np.ndarray) or values.dtype != object:
+        return values
+    is_bool = np.fromiter((isinstance(value, bool | np.bool_) for value in values), bool, len(values))
+    return np.where(is_bool, values.astype(str), values) if is_bool.any() else values
+
+
 def factorize(values: Any) -> tuple[np.ndarray, list[Level]]:
     """Code of each value, -1 where it is missing, and the distinct values; categories in their order."""
     if isinstance(values, pd.Categorical) and len(values.categories) <= _FEW_ROWS * len(values):

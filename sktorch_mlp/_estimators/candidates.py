@@ -173,7 +173,8 @@ class StackMonitor:
         self._callbacks, self._halving = callbacks, halving
         self._seconds = deadline.remaining * share
         self._began = _now()
-        self._n_planned = candidate.settings.max_iter
+        self._n_planned = self._n_affordable = candidate.settings.max_iter
+        self._first_epoch = 0.0
         self._n_epochs, self._is_in_epoch, self._stops, self._is_asked_to_stop = 0, False, False, False
         for fit in self._fits:
             fit.observer = _MemberObserver(self)
@@ -200,6 +201,8 @@ class StackMonitor:
             halving = self._halving
             loses = halving is not None and halving.stops(self._candidate, self._fits, self._n_epochs)
             self._stops = self._is_asked_to_stop or loses or self._has_converged() or self._is_at_the_end()
+            if self._stops:
+                self._deadline.was_reached |= self._n_affordable < self._n_planned
         return self._stops
 
     def _has_converged(self) -> bool:
@@ -211,13 +214,17 @@ class StackMonitor:
         """Plan as many epochs as there is time for, by those so far; return whether there is time for no other one."""
         if math.isinf(self._seconds):
             return False
-        affordable = int(self._seconds / (_now() - self._began) * self._n_epochs)
-        n_planned = min(self._n_planned, max(affordable, self._n_epochs))
+        elapsed = _now() - self._began
+        if self._n_epochs == 1:
+            self._first_epoch = elapsed
+        seconds_of_epoch = (elapsed - self._first_epoch) / (self._n_epochs - 1) if self._n_epochs > 1 else elapsed
+        n_more = max(0.0, self._seconds - elapsed) // seconds_of_epoch if seconds_of_epoch else math.inf
+        if self._n_epochs == 1 and n_more:  # it is slower than others, so the plan stays for another one
+            n_more = math.inf
+        self._n_affordable = int(min(self._n_planned, self._n_epochs + n_more))
         for schedule in self._schedules():
-            schedule.n_epochs = n_planned
-        is_at_the_end = self._n_epochs == n_planned
-        self._deadline.was_reached |= is_at_the_end and n_planned < self._n_planned
-        return is_at_the_end
+            schedule.n_epochs = self._n_affordable
+        return self._n_epochs == self._n_affordable
 
     def _schedules(self) -> list[PlannedSchedule]:
         schedules: list[Schedule] = [s for fit in self._fits if fit.optimizer for s in fit.optimizer.schedules]

@@ -141,6 +141,8 @@ def validate_table(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
         validate_data(estimator, X, skip_check_array=True, reset=reset)
         _check_not_empty(estimator, X.shape)
         return X
+    if isinstance(X, list | tuple) and np.asarray(X).dtype.kind in "UT":  # which would make text of its numbers
+        X = np.array(X, dtype=object)
     return validate_data(
         estimator,
         X,

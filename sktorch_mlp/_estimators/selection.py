@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from numbers import Integral, Real
 from typing import Any
@@ -113,7 +113,7 @@ def draw_candidates(
 def _as_options(name: str, values: Any) -> Any:
     if hasattr(values, "rvs"):
         return values
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if isinstance(values, str | Set) or not isinstance(values, Iterable):  # a set has no order that stays
         raise InvalidParameterError(
             f"hyperparameters must have a list or a distribution of scipy for each name, got {values!r} for {name!r}."
         )

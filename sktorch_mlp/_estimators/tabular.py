@@ -16,7 +16,7 @@ import scipy.sparse as sp
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import MaxAbsScaler
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from sktorch_mlp._data.columns import TableEncoder
@@ -327,9 +327,9 @@ class BaseTabularMLP(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Tab
         ]
         is_held_out = data.validation.X is None
         predicted = [predict_held_out(ensemble, trained[c].fits) for ensemble, c in zip(ensembles, usable, strict=True)]
-        known = ~np.isnan(predicted[0]).any(1)
-        usable_weights = np.ones(1)
-        if len(usable) > 1:
+        usable_weights = (np.arange(len(usable)) == 0).astype(float)
+        known = ~np.isnan(predicted).any((0, 2))  # the networks of one that was interrupted have not held out all rows
+        if len(usable) > 1 and known.any():
             samples = data.validation_samples or data.samples
             row_weights = None if samples.weights is None else samples.weights.cpu().numpy()[known]
             usable_weights = selection.greedy_weights(
@@ -349,9 +349,10 @@ class BaseTabularMLP(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Tab
             for k, fit in enumerate(candidate.fits)
             for record in fit.progress.records
         ]
-        if is_held_out and known.any():
+        outputs = sum(weight * own for weight, own in zip(usable_weights, predicted, strict=True) if weight)
+        if is_held_out and not np.isnan(outputs).all():
             held_out = np.full((len(data.takes_part), self.n_outputs_), np.nan)
-            held_out[data.takes_part] = np.tensordot(usable_weights, np.stack(predicted), 1)
+            held_out[data.takes_part] = outputs
             self._ensemble.held_out = held_out
         self.leaderboard_ = selection.leaderboard(trained, weights)
         self._member_keys = [(c, k) for c, weight in enumerate(weights) if weight for k in range(len(trained[c].fits))]
@@ -428,4 +429,7 @@ def _encode(encoder: Any, X: Any, dtype: np.dtype) -> Any:
     if isinstance(encoder, TableEncoder):
         encoded = encoder.transform(X.toarray() if sp.issparse(X) else X, dtype)
         return encoded if encoded.shape[1] else np.zeros((len(encoded), 1), dtype)  # a network has an input
+    X = check_array(
+        X, accept_sparse="csr", dtype=(np.float64, np.float32), input_name="X"
+    )  # dense X may have missing values
     return sp.csr_array(encoder.transform(sp.csr_array(X)), dtype=dtype)

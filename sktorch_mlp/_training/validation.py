@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,7 +36,8 @@ class Validator:
     """
 
     def __init__(self, network: StackedMLP, loss: Loss, samples: Samples, options: Sequence[TrainingOptions]) -> None:
-        rows, target_rows = samples.stack_indices(samples.indices)
+        # In order, so that a block of them is read from disk in a few slices.
+        rows, target_rows = samples.stack_indices([np.sort(indices) for indices in samples.indices])
         self._network, self._loss, self._options = network, loss, options
         blocks = rows.split(_block_rows(network, are_cast=samples.rows.are_cast), -1)
         forwards = {n: ForwardPass(network, "identity", n) for n in {block.shape[-1] for block in blocks}}

@@ -1,5 +1,7 @@
 """Arrays on disk: what is read of them, and how often."""
 
+import warnings
+
 import h5py
 import numpy as np
 import pytest
@@ -93,3 +95,12 @@ def test_chunks_of_many_libraries(chunks, expected):
     array = Recorded(X)
     array.chunks = chunks
     assert DiskArray(array).chunk_rows == expected
+
+
+def test_rows_whose_sum_overflows_are_read_without_a_warning(tmp_path):
+    values = np.full((200, 400), 60000, np.float16)
+    array = zarr.create_array(tmp_path / "X.zarr", shape=values.shape, chunks=(50, 400), dtype=values.dtype)
+    array[:] = values
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(DiskArray(array)[:], values)

@@ -161,6 +161,40 @@ def test_a_setting_without_effect_on_sparse_rows_is_an_error(params):
         TabularMLPRegressor(**SMALL | params).fit(sp.csr_array(X), y)
 
 
+@pytest.mark.parametrize("as_table", [np.asarray, pd.DataFrame])
+def test_missing_values_are_an_error_after_a_fit_on_sparse_rows(as_table):
+    X, y = numbers()
+    model = TabularMLPRegressor(**SMALL).fit(sp.csr_array(X), y)
+    np.testing.assert_allclose(model.predict(as_table(X)), model.predict(sp.csr_array(X)), rtol=1e-5)
+    X[3, 1] = np.nan
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        model.predict(as_table(X))
+    with pytest.raises(ValueError, match=r"X_val.*Input X contains NaN"):
+        model.fit(sp.csr_array(X[:2]), y[:2], X_val=as_table(X), y_val=y)
+    with pytest.raises(ValueError, match="could not convert string to float"):
+        model.predict(as_table([["a"] * X.shape[1]]))
+
+
+def test_a_list_of_rows_is_the_table_that_objects_are():
+    x = np.random.default_rng(0).normal(size=60)
+    rows = [[value, "ab"[i % 2], None if i % 7 == 0 else np.nan if i % 5 == 0 else "c"] for i, value in enumerate(x)]
+    model, expected = (TabularMLPRegressor(**SMALL).fit(X, x) for X in (rows, np.array(rows, object)))
+    assert len(model._encoder.numbers) == 1
+    np.testing.assert_array_equal(model.predict(rows), expected.predict(np.array(rows, object)))
+    np.testing.assert_array_equal(model.predict(tuple(rows[:3])), expected.predict(pd.DataFrame(rows[:3])))
+
+
+def test_bools_and_numbers_beside_strings_are_levels_of_their_own():
+    column = pd.Series([True, "a", 1, 0, False, np.True_] * 20, dtype=object)
+    y = np.array(list("pqrstp") * 20)
+    model = TabularMLPClassifier(**SMALL | {"max_iter": 2}).fit(pd.DataFrame({"s": column}), y)
+    assert model._encoder.categories[0].levels == ("0", "1", "False", "True", "a")
+    frame = pd.DataFrame({"s": column[:6]})
+    alone = np.vstack([model.predict_proba(frame[i : i + 1]) for i in range(6)])
+    np.testing.assert_allclose(model.predict_proba(frame), alone, rtol=1e-6)
+    np.testing.assert_allclose(model.predict_proba(frame[::-1]), alone[::-1], rtol=1e-6)
+
+
 def test_many_columns_have_few_bins():
     rng = np.random.RandomState(0)
     X = rng.randn(500, 1000)

@@ -100,6 +100,25 @@ def test_a_candidate_that_diverges_is_left_out(bad):
     np.testing.assert_allclose(model.oof_prediction_, alone.oof_prediction_, rtol=1e-5)
 
 
+def test_a_candidate_that_is_interrupted_takes_no_rows_from_the_others():
+    X, y = table()
+    n_calls = 0
+
+    def interrupting(estimator, X, y):
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls > 4 * SMALL["max_iter"]:  # in the first networks of the second candidate
+            raise KeyboardInterrupt
+        return float(n_calls)
+
+    pack = {"hyperparameters": {"learning_rate_init": [0.01]}, "scoring": interrupting, "n_estimators": 4}
+    folds = {"validation_fraction": 0.25}
+    with pytest.warns(UserWarning, match="interrupted"):
+        model = TabularMLPClassifier(**SMALL | pack | folds).fit(X, y)
+    assert not np.isnan(model.oof_prediction_).any()
+    assert len(model.leaderboard_) == 2
+
+
 @pytest.mark.parametrize(
     "sizes", [[8, 4], [[8], [4]], np.array([8, 4]), [np.array([8]), np.array([4])], scipy.stats.randint(4, 5)]
 )
@@ -116,6 +135,10 @@ def test_layer_sizes_may_be_given_in_many_ways(sizes):
         ({"hyperparameters": {"n_bins": 3}}, "list or a distribution of scipy for each name, got 3 for 'n_bins'"),
         ({"hyperparameters": {"n_bins": "abc"}}, "list or a distribution of scipy"),
         ({"hyperparameters": {"n_bins": []}}, "empty list for 'n_bins'"),
+        (
+            {"hyperparameters": {"n_bins": {8, 16}}},
+            "list or a distribution of scipy",
+        ),  # whose order is not reproducible
         ({"hyperparameters": {1: [1], "a": [1]}}, "unknown names"),
         ({"hyperparameters": {"hidden_layer_sizes": ["8"]}}, "hidden_layer_sizes"),
         ({"hyperparameters": {"momentum": [0.9]}}, "unknown names.*momentum"),
@@ -182,7 +205,17 @@ def test_a_slow_first_epoch_does_not_shorten_training(seconds_of_epochs):
     free = TabularMLPRegressor(**ONE_STACK | {"max_iter": 20}).fit(X, y)
     rates = [[r["learning_rate"] for r in model.history_ if r["estimator"] == 0] for model in (limited, free)]
     assert len(rates[0]) == 20
-    assert rates[0][-1] == rates[1][-1]
+    assert rates[0] == rates[1]
+
+
+def test_a_plan_that_was_shortened_is_reported_whatever_ends_training(seconds_of_epochs, monkeypatch):
+    seconds_of_epochs[:] = [1.0]
+    monkeypatch.setattr(candidates, "PATIENCE", 1)
+    X, y = numbers()
+    model = TabularMLPRegressor(**ONE_STACK | {"max_iter": 500, "time_limit": 300.0})
+    with pytest.warns(ConvergenceWarning, match=r"time_limit=300.0 ended training after \d+ of 500 epochs"):
+        model.fit(X, y)
+    assert model.n_iter_ < 300
 
 
 def test_the_default_of_a_pack_has_all_the_time_it_needs(seconds_of_epochs):

@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import accuracy_score, log_loss, r2_score
 from torch import nn
 
+from sktorch_mlp._data.arrays import DiskArray
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._data.samples import Samples, TrainingData
 from sktorch_mlp._nn.losses import CallableLoss, HalfSquaredError, LogLoss
@@ -154,3 +155,29 @@ def test_narrow_rows_are_cast_a_few_at_a_time(monkeypatch):
         results.append(_validate(network, LogLoss(3), Samples(rows, targets, None, [np.arange(len(X))]), [OPTIONS]))
         assert max(n_rows) == most
     np.testing.assert_allclose(*results, rtol=1e-12)
+
+
+class _Slices:
+    """An array that is read by slices, and counts the rows that are."""
+
+    chunks = (50, 500)
+
+    def __init__(self, values):
+        self.values, self.shape, self.dtype, self.n_read = values, values.shape, values.dtype, 0
+
+    def __getitem__(self, rows):
+        values = self.values[rows]
+        self.n_read += len(values)
+        return values
+
+
+def test_rows_on_disk_are_read_once_in_blocks_that_lie_together():
+    network = StackedMLP(NetworkSpec((500, 4, 3), ("tanh",), dtype=torch.float64), 1)
+    X = np.random.RandomState(0).randn(20_000, 500)
+    targets, held_out = torch.zeros(1, len(X), dtype=torch.int64), np.random.RandomState(1).permutation(len(X))[:10_000]
+    array = _Slices(X)
+    samples = Samples(Rows.from_array(DiskArray(array), CPU), targets, None, [held_out])
+    in_memory = replace(samples, rows=Rows.from_array(X, CPU))
+    results = [_validate(network, LogLoss(3), each, [OPTIONS]) for each in (samples, in_memory)]
+    np.testing.assert_allclose(*results, rtol=1e-12)
+    assert array.n_read <= len(X)
