@@ -137,6 +137,10 @@ def validate_table(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
         Whether to learn the number and names of features, or to check them.
     """
     X = to_host(X, "X")
+    if hasattr(X, "collect") and not hasattr(X, "shape"):
+        raise TypeError(
+            f"X is a {type(X).__name__}, whose rows are not in memory. Pass a frame: X.collect() in polars."
+        )
     if hasattr(X, "columns"):
         validate_data(estimator, X, skip_check_array=True, reset=reset)
         _check_not_empty(estimator, X.shape)
@@ -156,6 +160,8 @@ def validate_table(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
 def validate_table_training(estimator: BaseEstimator, inputs: Inputs, *, reset: bool) -> Inputs:
     """Validate a table with y and weights."""
     X = validate_table(estimator, inputs.X, reset=reset)
+    if sp.issparse(inputs.y):
+        raise TypeError("Sparse y was passed, but dense labels are required. Use y.toarray().")
     y = _validate_y(estimator, to_host(inputs.y, "y"))
     check_consistent_length(X, y)
     if y.ndim == 2 and y.shape[1] == 1:

@@ -408,7 +408,8 @@ class BaseTabularMLP(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Tab
         if self._ensemble.held_out is None:
             raise AttributeError(
                 "There are no out-of-fold predictions. An ensemble has them that was fitted without X_val, with "
-                f"validation_fraction above 0 (now {self.validation_fraction!r}); one of its members has none."
+                f"validation_fraction above 0 (now {self.validation_fraction!r}) and two rows or more; one of its members "
+                "has none."
             )
         return self._ensemble.held_out
 

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import scipy.sparse as sp
 import torch
@@ -173,6 +174,14 @@ def test_missing_values_are_an_error_after_a_fit_on_sparse_rows(as_table):
         model.fit(sp.csr_array(X[:2]), y[:2], X_val=as_table(X), y_val=y)
     with pytest.raises(ValueError, match="could not convert string to float"):
         model.predict(as_table([["a"] * X.shape[1]]))
+
+
+def test_what_is_not_in_memory_or_sparse_is_named():
+    X, y = table()
+    with pytest.raises(TypeError, match=r"X is a LazyFrame.*X\.collect"):
+        TabularMLPClassifier(**SMALL).fit(pl.from_pandas(X).lazy(), y)
+    with pytest.raises(TypeError, match=r"Sparse y was passed.*y\.toarray"):
+        TabularMLPClassifier(**SMALL).fit(X, sp.csr_array(np.eye(len(X))[:, :2]))
 
 
 def test_a_list_of_rows_is_the_table_that_objects_are():
