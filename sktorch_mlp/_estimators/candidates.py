@@ -119,7 +119,7 @@ class Deadline:
 class SuccessiveHalving:
     """Stops a stack that is among the worse half of those that came as far (Li et al., 2020).
 
-    Only stacks that hold out the same rows are compared.
+    Only stacks that hold out the same rows are compared, by the scores by which their epochs are chosen.
 
     Parameters
     ----------
@@ -129,16 +129,17 @@ class SuccessiveHalving:
 
     def __init__(self, fractions: Sequence[float] = (0.125, 0.25, 0.5)) -> None:
         self._fractions = fractions
-        self._losses: defaultdict[Hashable, list[float]] = defaultdict(list)
+        self._scores: defaultdict[Hashable, list[float]] = defaultdict(list)
 
     def stops(self, candidate: Candidate, fits: Sequence[Fit], n_epochs: int) -> bool:
         """Return whether these fits of a candidate, which have ended an epoch, are to stop."""
-        members, loss = tuple(map(candidate.fits.index, fits)), _mean_loss(fits)
+        members = tuple(map(candidate.fits.index, fits))
+        score = float(np.mean([fit.progress.best_validation_score for fit in fits]))
         for fraction in self._fractions:
             if n_epochs == math.ceil(fraction * candidate.settings.max_iter):
-                losses = self._losses[fraction, members]
-                losses.append(loss)
-                if len(losses) > 1 and loss > np.median(losses):
+                scores = self._scores[fraction, members]
+                scores.append(score)
+                if len(scores) > 1 and score < np.median(scores):
                     return True
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, replace
 from numbers import Integral, Real
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.special
 import scipy.stats
 from sklearn.model_selection import ParameterSampler
 
@@ -18,14 +20,12 @@ from .parameters import check_layer_sizes
 from .plain import Converter
 from .recipe import Settings
 
-#: What ``hyperparameters="auto"`` draws from.
+#: What ``hyperparameters="auto"`` draws from: networks that are about as good as those of the default, but others.
 AUTO_HYPERPARAMETERS: dict[str, Any] = {
-    "hidden_layer_sizes": [(256, 256), (256, 256), (512,), (384, 384), (128, 128), (256, 256, 256)],
-    "learning_rate_init": scipy.stats.loguniform(5e-4, 5e-3),
-    "weight_decay": scipy.stats.loguniform(0.01, 1.0),
-    "dropout": scipy.stats.uniform(0.0, 0.4),
-    "numerical_embedding": ["auto", "auto", "piecewise_linear", "periodic", None],
-    "n_bins": [16, 32, 64],
+    "hidden_layer_sizes": [(256, 256), (256, 256), (384, 384), (512,), (256, 256, 256)],
+    "learning_rate_init": scipy.stats.loguniform(1e-3, 4e-3),
+    "weight_decay": scipy.stats.loguniform(0.03, 0.3),
+    "dropout": scipy.stats.uniform(0.05, 0.25),
 }
 #: Hyperparameters without effect where there is no embedding.
 EMBEDDING_HYPERPARAMETERS = {"numerical_embedding", "n_bins", "n_frequencies"}
@@ -142,13 +142,28 @@ def row_losses(outputs: np.ndarray, targets: np.ndarray, out_activation: str) ->
     return -np.log(known.clip(tiny)).sum(1)
 
 
+def scale_logits(outputs: np.ndarray, factor: float, out_activation: str) -> np.ndarray:
+    """Activated outputs of logits that are multiplied by a factor."""
+    if out_activation == "identity":
+        return outputs * factor
+    if out_activation == "logistic":
+        return scipy.special.expit(factor * scipy.special.logit(outputs))
+    with np.errstate(divide="ignore"):
+        return scipy.special.softmax(factor * np.log(outputs), axis=1)
+
+
 def greedy_weights(
-    outputs: Sequence[np.ndarray], targets: np.ndarray, row_weights: np.ndarray | None, out_activation: str
+    outputs: Sequence[np.ndarray],
+    targets: np.ndarray,
+    row_weights: np.ndarray | None,
+    out_activation: str,
+    logit_factors: Sequence[float] = (1.0,),
 ) -> np.ndarray:
     """Weights of candidates by greedy selection with replacement (Caruana et al., 2004).
 
     Begins with the best, and adds the one with which the average is best, again and again; the best average of all
-    decides.
+    decides. Candidates that are worse than the best one by more than a standard error take no part, as an average
+    gains from every further one where few networks have seen a row, and so from one that is worse.
 
     Parameters
     ----------
@@ -157,6 +172,9 @@ def greedy_weights(
     targets : ndarray of shape (n_targets, n_rows)
     row_weights : ndarray of shape (n_rows,) or None
     out_activation : str
+    logit_factors : sequence of float, default=(1.0,)
+        Predictions of single networks that are averaged later are too sure of themselves. So the logits of a candidate
+        are scaled by the factor with which its loss is lowest.
 
     Returns
     -------
@@ -165,23 +183,44 @@ def greedy_weights(
     """
     n_rows = len(outputs[0])
     step = max(1, n_rows // _MOST_ROWS)
-    pool, targets = [values[::step] for values in outputs], targets[:, ::step]
+    targets = targets[:, ::step]
     row_weights = None if row_weights is None else row_weights[::step]
 
-    def loss(values: np.ndarray) -> float:
-        return float(np.average(row_losses(values, targets, out_activation), weights=row_weights))
+    def losses_of(values: np.ndarray) -> np.ndarray:
+        return np.nan_to_num(row_losses(values, targets, out_activation), nan=np.inf)
 
-    counts = np.zeros(len(pool))
-    total = np.zeros_like(pool[0])
+    def mean(losses: np.ndarray) -> float:
+        return float(np.average(losses, weights=row_weights))
+
+    pool, pool_losses = [], []
+    for values in outputs:
+        scaled = [scale_logits(values[::step], factor, out_activation) for factor in logit_factors]
+        losses = [losses_of(each) for each in scaled]
+        best = int(np.argmin([mean(each) for each in losses]))
+        pool.append(scaled[best])
+        pool_losses.append(losses[best])
+    best = int(np.argmin([mean(losses) for losses in pool_losses]))
+    takes_part = [
+        c for c, losses in enumerate(pool_losses) if c == best or _is_as_good(losses - pool_losses[best], row_weights)
+    ]
+
+    counts, total = np.zeros(len(pool)), np.zeros_like(pool[0])
     best_loss, best_counts = np.inf, counts
     for n_chosen in range(1, _N_ROUNDS + 1):
-        losses = np.nan_to_num([loss((total + values) / n_chosen) for values in pool], nan=np.inf)
-        chosen = int(np.argmin(losses))
+        means = [mean(losses_of((total + pool[c]) / n_chosen)) for c in takes_part]
+        chosen = takes_part[int(np.argmin(means))]
         counts, total = counts.copy(), total + pool[chosen]
         counts[chosen] += 1
-        if losses[chosen] < best_loss:
-            best_loss, best_counts = losses[chosen], counts
+        if min(means) < best_loss:
+            best_loss, best_counts = min(means), counts
     return best_counts / best_counts.sum()
+
+
+def _is_as_good(differences: np.ndarray, row_weights: np.ndarray | None) -> bool:
+    """Whether losses exceed those of the best by no more than a standard error."""
+    mean = np.average(differences, weights=row_weights)
+    variance = np.average((differences - mean) ** 2, weights=row_weights)
+    return bool(mean <= math.sqrt(variance / len(differences)))
 
 
 def _frame_to_plain(frame: pd.DataFrame) -> dict[str, Any]:

@@ -337,6 +337,7 @@ class BaseTabularMLP(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Tab
                 samples.targets.cpu().numpy()[:, known],
                 row_weights,
                 activation,
+                LOGIT_FACTORS if is_held_out and self.n_estimators > 1 else (1.0,),
             )
         self._ensemble = FittedEnsemble.average(ensembles, usable_weights)
         weights = np.zeros(len(trained))

@@ -2,10 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
+from scipy.special import expit
 from sklearn.metrics import log_loss, mean_squared_error
 
 from sktorch_mlp._estimators.recipe import default_settings
-from sktorch_mlp._estimators.selection import AUTO_HYPERPARAMETERS, draw_candidates, greedy_weights, row_losses
+from sktorch_mlp._estimators.selection import (
+    AUTO_HYPERPARAMETERS,
+    draw_candidates,
+    greedy_weights,
+    row_losses,
+    scale_logits,
+)
 
 RNG = np.random.RandomState(0)
 N_ROWS = 200
@@ -15,7 +23,7 @@ WEIGHTS = RNG.rand(N_ROWS)
 
 def _candidates(n):
     """Probabilities of three classes, each with errors of its own."""
-    logits = 1.5 * np.eye(3)[LABELS] + RNG.randn(n, N_ROWS, 3) * np.linspace(1.2, 1.5, n)[:, None, None]
+    logits = 1.5 * np.eye(3)[LABELS] + RNG.randn(n, N_ROWS, 3) * np.linspace(1.2, 1.25, n)[:, None, None]
     return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
 
 
@@ -34,15 +42,55 @@ def test_losses_are_those_of_sklearn():
 @pytest.mark.parametrize("row_weights", [None, WEIGHTS])
 def test_each_round_adds_the_candidate_that_helps_most(row_weights):
     outputs = _candidates(5)
+    single = np.stack([row_losses(own, LABELS[None], "softmax") for own in outputs])
+    best_single = single[np.average(single, axis=1, weights=row_weights).argmin()]
+    excess = np.average(single - best_single, axis=1, weights=row_weights)
+    errors = np.sqrt(np.average((single - best_single - excess[:, None]) ** 2, axis=1, weights=row_weights) / N_ROWS)
+    as_good = np.flatnonzero(excess <= errors)
+    assert 1 < len(as_good) < 5
     chosen, best = [], (np.inf, None)
     for _ in range(50):
-        losses = [log_loss(LABELS, outputs[[*chosen, c]].mean(0), sample_weight=row_weights) for c in range(5)]
-        chosen.append(int(np.argmin(losses)))
+        losses = [log_loss(LABELS, outputs[[*chosen, c]].mean(0), sample_weight=row_weights) for c in as_good]
+        chosen.append(int(as_good[np.argmin(losses)]))
         if min(losses) < best[0] - 1e-12:
             best = min(losses), np.bincount(chosen, minlength=5) / len(chosen)
     weights = greedy_weights(outputs, LABELS[None], row_weights, "softmax")
     np.testing.assert_allclose(weights, best[1])
     assert np.count_nonzero(weights) > 1
+
+
+@pytest.mark.parametrize("activation", ["softmax", "logistic", "identity"])
+def test_candidates_are_compared_as_the_averages_that_they_become(activation):
+    """One that knows more, but is too sure of itself, wins against one that is careful."""
+    rng = np.random.RandomState(0)
+    truth = rng.randn(2000, 1)
+    knows, careful = truth + 0.3 * rng.randn(2000, 1), truth + rng.randn(2000, 1)
+    if activation == "identity":
+        outputs, targets = [2 * knows, 0.5 * careful], truth.T
+    else:
+        shares = expit(2 * truth)
+        targets = (rng.rand(2000, 1) < shares).T.astype(int)
+        outputs = [expit(factor * z) for factor, z in ((8, knows), (0.8, careful))]
+        if activation == "softmax":
+            outputs = [np.hstack([1 - own, own]) for own in outputs]
+    np.testing.assert_array_equal(greedy_weights(outputs, targets, None, activation), [0, 1])
+    factors = (1.0, 0.5, 0.25)
+    np.testing.assert_array_equal(greedy_weights(outputs, targets, None, activation, factors), [1, 0])
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_scaled_logits(factor):
+    logits = torch.from_numpy(RNG.randn(20, 3))
+    for activation, activate in (
+        ("softmax", lambda z: z.softmax(1)),
+        ("logistic", torch.sigmoid),
+        ("identity", torch.clone),
+    ):
+        scaled = scale_logits(activate(logits).numpy(), factor, activation)
+        np.testing.assert_allclose(scaled, activate(factor * logits), rtol=1e-10)
+    certain = np.array([[0.0, 1.0]])
+    for activation in ("softmax", "logistic"):
+        np.testing.assert_array_equal(scale_logits(certain, factor, activation), certain)
 
 
 def test_a_useless_candidate_has_no_weight():
