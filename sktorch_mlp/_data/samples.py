@@ -64,7 +64,8 @@ class Samples:
         """
         n_rows = max(map(len, rows))
         filled = [np.pad(r, (0, n_rows - len(r)), constant_values=r[-1]) if len(r) < n_rows else r for r in rows]
-        indices = squeeze_stack(as_tensor(np.stack(filled), device or self.rows.device))
+        stacked = filled[0][np.newaxis] if len(filled) == 1 else np.stack(filled)  # those of one network are not copied
+        indices = squeeze_stack(as_tensor(stacked, device or self.rows.device))
         if not self.starts:
             return indices, indices
         row_starts, target_starts = torch.tensor(self.starts, device=indices.device).T.unsqueeze(-1)

@@ -78,14 +78,14 @@ class BlockShuffler(Shuffler):
         self, rows: np.ndarray, random_state: np.random.RandomState | None, block_rows: int, mixed_rows: int
     ) -> None:
         super().__init__(rows, random_state)
-        self._ascending, self._mixed_rows = np.sort(rows), mixed_rows
+        is_sorted = bool((rows[1:] >= rows[:-1]).all())
+        self._ascending, self._mixed_rows = rows if is_sorted else np.sort(rows), mixed_rows
         self._block_rows = min(block_rows, len(rows))
 
     def _shuffled(self, random_state: np.random.RandomState) -> np.ndarray:
         n_rows, size = len(self._ascending), self._block_rows
-        blocks = random_state.permutation(-(-n_rows // size))
-        places = (blocks[:, np.newaxis] * size + np.arange(size)).ravel()
-        rows: np.ndarray = self._ascending[places[places < n_rows]]
+        starts = size * random_state.permutation(-(-n_rows // size))
+        rows: np.ndarray = np.concatenate([self._ascending[start : start + size] for start in starts.tolist()])
         for start in range(0, n_rows, self._mixed_rows):
             random_state.shuffle(rows[start : start + self._mixed_rows])
         return rows
