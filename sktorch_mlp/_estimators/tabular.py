@@ -431,7 +431,6 @@ def _encode(encoder: Any, X: Any, dtype: np.dtype) -> Any:
     if isinstance(encoder, TableEncoder):
         encoded = encoder.transform(X.toarray() if sp.issparse(X) else X, dtype)
         return encoded if encoded.shape[1] else np.zeros((len(encoded), 1), dtype)  # a network has an input
-    X = check_array(
-        X, accept_sparse="csr", dtype=(np.float64, np.float32), input_name="X"
-    )  # dense X may have missing values
+    # Dense X may have missing values, which are allowed in a table.
+    X = check_array(X, accept_sparse="csr", dtype=(np.float64, np.float32), input_name="X")
     return sp.csr_array(encoder.transform(sp.csr_array(X)), dtype=dtype)

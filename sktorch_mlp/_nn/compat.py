@@ -53,7 +53,7 @@ def _no_setting(n_threads: int) -> int:
 
 
 @cache
-def mkl_is_at_home() -> bool:
+def mkl_suits_processor() -> bool:
     """Whether PyTorch multiplies by Intel's MKL on a processor of Intel. On others it is slow with small matrices."""
     try:
         processor = Path("/proc/cpuinfo").read_text()

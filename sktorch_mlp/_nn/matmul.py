@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .compat import mkl_is_at_home
+from .compat import mkl_suits_processor
 from .threads import share_product
 
 #: A product that writes to the same buffer at every call.
@@ -94,7 +94,7 @@ def addmm(summand: Tensor, a: Tensor, b: Tensor, scratch: Scratch, *, bfloat16: 
     if bfloat16:
         return _addmm_bfloat16(summand, a, b, out)
     # For a single row PyTorch's product of a matrix and a vector is as quick, and adds the summand in the same call.
-    if 1 < b.shape[-1] <= _NARROW and _adds_by_numpy(a, b) and not mkl_is_at_home():
+    if 1 < b.shape[-1] <= _NARROW and _adds_by_numpy(a, b) and not mkl_suits_processor():
         np.dot(a.numpy(), b.numpy(), out=out.numpy())
         return out.add_(summand)
     return torch.addmm(summand, a, b, out=out)

@@ -42,7 +42,7 @@ def test_products_match_numpy(shape, stack, transposed, monkeypatch):
         b.neg_()  # a bound product takes the values of the moment
     if not stack:
         for is_intel in (False, True):
-            monkeypatch.setattr(matmul, "mkl_is_at_home", lambda is_intel=is_intel: is_intel)
+            monkeypatch.setattr(matmul, "mkl_suits_processor", lambda is_intel=is_intel: is_intel)
             result = addmm(summand, a, b, Scratch())
             np.testing.assert_allclose(result, a.numpy() @ b.numpy() + summand.numpy(), rtol=1e-12, atol=1e-12)
 
