@@ -49,7 +49,7 @@ class Candidate:
     @property
     def loss(self) -> float:
         """Mean of the validation losses at the best epochs so far; inf if a network has none."""
-        return _mean_loss(self.fits)
+        return float(np.mean([_best_loss(fit) for fit in self.fits]))
 
     @property
     def was_interrupted(self) -> bool:
@@ -63,10 +63,6 @@ class Candidate:
     def stacks(self) -> list[list[Fit]]:
         """Fits that are trained side by side: those of one shape; of sparse rows each alone."""
         return [[fit] for fit in self.fits] if self.fits[0].data.train.rows.is_sparse else self.shapes()
-
-
-def _mean_loss(fits: Sequence[Fit]) -> float:
-    return float(np.mean([_best_loss(fit) for fit in fits]))
 
 
 def _best_loss(fit: Fit) -> float:
