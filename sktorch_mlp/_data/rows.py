@@ -97,17 +97,19 @@ class Rows:
             if not rows.has_canonical_format:
                 rows = rows.copy()
                 rows.sum_duplicates()
-            rows.data = _cast(as_tensor(rows.data), precision).numpy()
+            rows.data = cast(as_tensor(rows.data), precision).numpy()
             return cls(rows, device, precision)
         tensor = X if isinstance(X, Tensor) else as_tensor(X)
         batch_dtype = torch.bfloat16 if bfloat16 else precision
+        if tensor.dtype == batch_dtype and tensor.device == device:  # as it is in most predictions
+            return cls(tensor, device, precision, bfloat16, copy_bytes)
         larger_itemsize = max(tensor.itemsize, batch_dtype.itemsize)
         is_small = tensor.numel() * larger_itemsize <= copy_bytes
         room = math.inf if tensor.device.type != "cpu" else _DEVICE_FRACTION * free_memory(device)
         if not is_small and tensor.numel() * min(tensor.itemsize, batch_dtype.itemsize) > room:
             return cls(tensor, device, precision, bfloat16, copy_bytes)
         if is_small or (device.type != "cpu" and tensor.itemsize == larger_itemsize):
-            tensor = _cast(tensor, batch_dtype)
+            tensor = cast(tensor, batch_dtype)
         return cls(tensor.to(device), device, precision, bfloat16, copy_bytes)
 
     @property
@@ -206,8 +208,8 @@ class Rows:
     def _place(self, X: Tensor) -> Tensor:
         """Bring some rows to the device and cast them there, or before if they are wide: it may have no float64."""
         if X.itemsize > self.batch_dtype.itemsize:
-            X = _cast(X, self.batch_dtype)
-        return _cast(X.to(self.device), self.batch_dtype)
+            X = cast(X, self.batch_dtype)
+        return cast(X.to(self.device), self.batch_dtype)
 
     def loaders(self, indices: Tensor, sizes: Sequence[int]) -> list[BatchLoader]:
         """Functions that fill consecutive mini-batches, some at each call. Only the batches of the last call are valid.
@@ -306,7 +308,7 @@ def _n_networks(indices: Tensor) -> int:
     return len(indices) if indices.ndim == 2 else 1
 
 
-def _cast(values: Tensor, dtype: torch.dtype) -> Tensor:
+def cast(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Cast finite values. One that the other precision cannot hold is scikit-learn's error."""
     if values.dtype == dtype:
         return values

@@ -7,17 +7,19 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._nn.matmul import quiet_numpy
-from sktorch_mlp._nn.tensors import without_autocast
-from sktorch_mlp._training.threads import on_one_thread
+from sktorch_mlp._nn.threads import ThreadChoice
+from sktorch_mlp._training.threads import available_threads, on_one_thread
 
-#: Multiply-adds from which a prediction is worth more than one thread.
-LARGE = 80_000_000
+#: Multiply-adds from which a prediction may be worth more than one thread, and from which it surely is, on an idle machine,
+#: times the bytes of a number. In between it takes some machines as long to wake another thread as that would help.
+LARGE, _VERY_LARGE = 320_000_000, 3_200_000_000
 
 
 class _Helpers:
@@ -50,7 +52,7 @@ class _Helpers:
                 if self._executor is None or n_helpers > self._n_threads:
                     self._executor, self._n_threads = ThreadPoolExecutor(n_helpers, "prediction"), n_helpers
                 for _ in range(n_helpers):
-                    self._executor.submit(blocks.work)
+                    self._executor.submit(_help, blocks)
             except RuntimeError:  # no thread can be started, so the caller goes on alone
                 self._executor, self._n_threads = None, 0
 
@@ -93,6 +95,12 @@ class _Blocks:
         self._seconds = time.perf_counter() - began
 
 
+@on_one_thread
+def _help(blocks: _Blocks) -> None:
+    with torch.inference_mode(False), torch.no_grad(), quiet_numpy():
+        blocks.work()
+
+
 _helpers = _Helpers()
 
 
@@ -118,10 +126,23 @@ def compute_blocks(
         _helpers.run(_Blocks(compute, store, n_blocks), n_threads)
 
 
+#: By size of the prediction, in powers of two.
+_choices: dict[int, ThreadChoice] = {}
+
+
 def predict_blocks(
-    predict: Callable[[Rows], Tensor], rows: Rows, block_rows: int, like: Tensor, n_outputs: int, n_threads: int
+    predict: Callable[[Rows], Tensor],
+    rows: Rows,
+    block_rows: int,
+    like: Tensor,
+    n_outputs: int,
+    n_operations: int,
+    *,
+    may_share: bool,
 ) -> Tensor:
-    """Predict block by block, on up to so many threads. Which rows are in a block does not depend on their number.
+    """Predict block by block, on several threads if these are quicker. Which rows are in a block does not depend on that.
+
+    To be called on one thread, without gradients and autocast, and within `quiet_numpy`. Helpers are so, too.
 
     Parameters
     ----------
@@ -131,20 +152,29 @@ def predict_blocks(
     block_rows : int
     like : Tensor
         Of the dtype and device of the predictions.
-    n_outputs, n_threads : int
+    n_outputs : int
+    n_operations : int
+        Multiply-adds.
+    may_share : bool
+        Whether helpers may predict.
     """
     n_rows = len(rows)
     with torch.inference_mode(False):  # which helpers are not in
         predictions = like.new_empty(n_rows, n_outputs)
     slices = [slice(start, start + block_rows) for start in range(0, n_rows, block_rows)]
 
-    @on_one_thread
     def compute(block: int) -> Tensor:
-        with torch.inference_mode(False), torch.no_grad(), quiet_numpy(), without_autocast(rows.device):
-            return predict(rows[slices[block]])
+        return predict(rows[slices[block]])
 
     def store(block: int, values: Tensor) -> None:
         predictions[slices[block]] = values
 
-    compute_blocks(compute, store, len(slices), n_threads)
+    on_threads = partial(compute_blocks, compute, store, len(slices))
+    size = n_operations * like.itemsize
+    n_threads = available_threads() if may_share and size > LARGE and len(slices) > 1 else 1
+    if n_threads == 1 or size >= _VERY_LARGE:
+        on_threads(n_threads)
+    else:
+        choice = _choices.setdefault(size.bit_length(), ThreadChoice(n_operations))
+        choice.call(partial(on_threads, 1), partial(on_threads, n_threads), n_operations)
     return predictions

@@ -19,12 +19,11 @@ from sktorch_mlp._nn.inputs import DenseBatch
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
 from sktorch_mlp._nn.matmul import Scratch
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
-from sktorch_mlp._nn.tensors import as_tensor, most_precise_dtype, to_device
+from sktorch_mlp._nn.tensors import as_tensor, most_precise_dtype, to_device, without_autocast
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.progress import DivergenceError
-from sktorch_mlp._training.threads import available_threads
 
-from .blocks import LARGE, predict_blocks
+from .blocks import predict_blocks
 from .plain import from_state
 from .summary import Layer, LayerTable, describe_layers
 
@@ -187,10 +186,18 @@ class _StackPredictor:
         widest = max(n_fixed, n_networks * max(coef.shape[1] for coef in coefs))
         self._block_rows = max(_BLOCK_ROWS, _BLOCK_SIZE // widest)
 
+    @torch.no_grad()
     def __call__(self, rows: Rows) -> Tensor:
-        is_large = len(rows) * self._n_coefs >= LARGE and rows.device.type == "cpu"
-        n_threads = available_threads() if is_large else 1
-        return predict_blocks(self._predict, rows, self._block_rows, self._weights, self._n_outputs, n_threads)
+        with torch.inference_mode(False), without_autocast(rows.device):
+            return predict_blocks(
+                self._predict,
+                rows,
+                self._block_rows,
+                self._weights,
+                self._n_outputs,
+                len(rows) * self._n_coefs,
+                may_share=rows.device.type == "cpu",
+            )
 
     def _predict(self, rows: Rows) -> Tensor:
         batch, learned = rows.all_rows(), None

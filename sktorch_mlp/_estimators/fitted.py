@@ -14,12 +14,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sktorch_mlp._data.device import available_or_cpu, training_dtype
-from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._interop.compat import callback_attributes
 from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.modules import NORM_NAMES, sequential
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
-from sktorch_mlp._nn.tensors import ROW_DTYPES, as_tensor, numpy_dtype
+from sktorch_mlp._nn.tensors import PRECISIONS, ROW_DTYPES, as_tensor, numpy_dtype
 from sktorch_mlp._training.progress import Progress
 from sktorch_mlp._training.state import FitState
 
@@ -238,14 +237,19 @@ class FittedMLP(MLPParameters, SavableEstimator):
             return make()
         return self._weight_arrays.cached("module", [*arrays, self.activation, self.dropout], make)
 
+    def _prediction_dtype(self, X: Any) -> np.dtype:
+        """Precision of a prediction."""
+        dtype = self.coefs_[0].dtype
+        if dtype in PRECISIONS and isinstance(X, np.ndarray) and X.dtype == dtype:
+            return dtype
+        if self.dtype == "auto" and self.device_.type == "cpu":  # promoted as numpy would
+            return np.dtype(np.float32 if np.result_type(numpy_dtype(X), dtype) == np.float32 else np.float64)
+        return self._precision()
+
     def _predict_outputs(self, X: Any) -> torch.Tensor:
         """Activated outputs for validated X, of shape (n_rows, n_outputs)."""
-        dtype = self.coefs_[0].dtype
-        if self.dtype == "auto" and self.device_.type == "cpu":  # promoted as numpy would
-            dtype = np.dtype(np.float32 if np.result_type(numpy_dtype(X), dtype) == np.float32 else np.float64)
-        elif dtype.kind != "f":
-            dtype = self._precision()
-        if isinstance(X, np.ndarray) and X.dtype not in ROW_DTYPES:
+        dtype = self._prediction_dtype(X)
+        if isinstance(X, np.ndarray) and X.dtype != dtype and X.dtype not in ROW_DTYPES:
             X = X.astype(dtype)
 
         def make() -> Predictor:
@@ -257,7 +261,7 @@ class FittedMLP(MLPParameters, SavableEstimator):
             predictor = self._weight_arrays.cached("predictor", self._all_arrays(self.activation), make)
         else:
             predictor = make()
-        return predictor(Rows.from_array(X, self.device_, dtype))
+        return predictor(X)
 
     def __getstate__(self) -> dict[str, Any]:
         """All as plain values. Curves that are lists of the progress are named, since they are there already."""

@@ -19,8 +19,9 @@ from sklearn.utils.validation import validate_data
 from sktorch_mlp._data.arrays import DiskArray, is_disk_array
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._data.samples import Samples, TrainingData
+from sktorch_mlp._nn.matmul import ONE_BLAS_THREAD_FOR_VECTORS
 from sktorch_mlp._nn.network import NetworkSpec
-from sktorch_mlp._nn.tensors import ROW_DTYPES, as_tensor
+from sktorch_mlp._nn.tensors import PRECISIONS, ROW_DTYPES, as_tensor
 
 from .array_api import to_array_or_tensor, to_host
 from .compat import BaseEstimator, check_sample_weight, check_y, safe_indexing
@@ -267,13 +268,20 @@ def _is_valid(estimator: BaseEstimator, X: Any) -> bool:
     """Whether `validate_data`, which takes most of the time of a prediction of one row, would return X as it is."""
     return (
         type(X) is np.ndarray
-        and X.dtype in (np.float32, np.float64)
+        and X.dtype in PRECISIONS
         and X.ndim == 2
-        and X.shape[0] > 0
+        and len(X) > 0
         and X.shape[1] == getattr(estimator, "n_features_in_", None)
         and not hasattr(estimator, "feature_names_in_")
-        and math.isfinite(as_tensor(X).sum())
+        and _is_finite(X)
     )
+
+
+def _is_finite(X: np.ndarray) -> bool:
+    """Whether X is finite; false also where a sum overflows."""
+    if X.size <= ONE_BLAS_THREAD_FOR_VECTORS:
+        return math.isfinite(np.vdot(X, X))  # which does not warn of overflow
+    return math.isfinite(as_tensor(X).sum())
 
 
 def make_samples(inputs: Inputs, targets: Targets, spec: NetworkSpec) -> Samples:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sktorch_mlp._data.rows import Rows
+from sktorch_mlp._data.rows import Rows, cast
 from sktorch_mlp._nn.activations import ActivationLike
+from sktorch_mlp._nn.few_rows import FEW_ROWS, FewRows
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
 from sktorch_mlp._nn.matmul import Scratch, addmm, quiet_numpy
 from sktorch_mlp._nn.network import hidden_functions
-from sktorch_mlp._nn.tensors import without_autocast
-from sktorch_mlp._training.threads import available_threads
+from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype, without_autocast
 
 from .blocks import LARGE, predict_blocks
 
@@ -55,46 +57,75 @@ class Predictor:
         norms: Sequence[Sequence[Tensor]] = (),
     ) -> None:
         columns = [intercept.unsqueeze(-1) for intercept in intercepts]
+        functions = hidden_functions(activations, norms)
         self._first_coef, self._first_column = coefs[0], columns[0]
-        self._deeper = list(zip(columns[1:], coefs[1:], hidden_functions(activations, norms), strict=True))
+        self._deeper = list(zip(columns[1:], coefs[1:], functions, strict=True))
         self._activate_outputs_ = OUTPUT_ACTIVATIONS[out_activation]
+        self._device, self._dtype = coefs[0].device, numpy_dtype(coefs[0])
         self._scratch: list[Scratch] = []  # of threads that predict no longer
         self._n_outputs = coefs[-1].shape[0]
         self._n_coefs = sum(coef.numel() for coef in coefs)
+        is_cpu = self._device.type == "cpu"
         #: a function of the user's may not be made for several threads
-        self._may_share = coefs[0].device.type == "cpu" and all(isinstance(name, str) for name in activations)
+        self._may_share = is_cpu and all(isinstance(name, str) for name in activations)
+        self._few_rows: FewRows | None = None
+        self._most_few_rows = 0
+        if is_cpu:
+            self._few_rows = FewRows(
+                coefs, intercepts, activations, functions, self._activate_outputs_, are_normalized=bool(norms)
+            )
+            self._most_few_rows = min(FEW_ROWS, LARGE // (self._n_coefs * self._dtype.itemsize))
+
+    def __call__(self, X: Any) -> Tensor:
+        """Activated outputs, of shape (n_rows, n_outputs). Their bits do not depend on the number of threads.
+
+        Parameters
+        ----------
+        X : ndarray, Tensor, sparse array or DiskArray of shape (n_rows, n_features)
+            Validated.
+        """
+        if self._few_rows is None or type(X) is not np.ndarray or len(X) > self._most_few_rows:
+            return self.predict_rows(Rows.from_array(X, self._device, self._dtype))
+        if X.dtype != self._dtype:
+            X = cast(as_tensor(X), self._first_coef.dtype).numpy()
+        with without_autocast(self._device), quiet_numpy():
+            return torch.from_numpy(self._few_rows(X))
 
     @torch.no_grad()
-    def __call__(self, rows: Rows) -> Tensor:
-        """Activated outputs, of shape (n_rows, n_outputs). Their bits do not depend on the number of threads."""
+    def predict_rows(self, rows: Rows) -> Tensor:
+        """The same for rows."""
         first_coef = self._first_coef
         if rows.is_sparse:  # sparse products want their operand input-major
             first_coef = first_coef.mT.contiguous().mT
-        n_blocks, is_large = self._count_blocks(rows)
-        with without_autocast(rows.device), quiet_numpy():
+        n_blocks = self._count_blocks(rows)
+        with without_autocast(self._device), quiet_numpy():
             if n_blocks == 1:
                 return self._predict(rows, first_coef)
-            n_threads = available_threads() if is_large else 1
-            predict = partial(self._predict, first_coef=first_coef)
-            return predict_blocks(predict, rows, -(-len(rows) // n_blocks), first_coef, self._n_outputs, n_threads)
+            return predict_blocks(
+                partial(self._predict, first_coef=first_coef),
+                rows,
+                -(-len(rows) // n_blocks),
+                first_coef,
+                self._n_outputs,
+                len(rows) * self._n_coefs,
+                may_share=self._may_share,
+            )
 
-    def _count_blocks(self, rows: Rows) -> tuple[int, bool]:
-        """Blocks of a prediction, and whether several threads may share them.
-
-        There are as many for any number of threads, so that the bits of the predictions are the same, too.
-        """
+    def _count_blocks(self, rows: Rows) -> int:
+        """Blocks of a prediction: as many for any number of threads, so that its bits are the same, too."""
         most_rows = BLOCK_ROWS
         if rows.are_cast:
             row_bytes = self._first_coef.shape[1] * self._first_coef.itemsize
             most_rows = min(most_rows, max(_FEWEST_ROWS, _CAST_BYTES // row_bytes))
         n_blocks, n_operations = -(-len(rows) // most_rows), len(rows) * self._n_coefs
-        is_large = self._may_share and n_operations >= LARGE
-        if is_large:
+        if self._may_share and n_operations * self._dtype.itemsize > LARGE:
             n_pairs = min(_N_BLOCKS // 2, max(1, n_operations // _PAIR_OF_BLOCKS))
             n_blocks = max(n_blocks + n_blocks % 2, 2 * n_pairs)
-        return n_blocks, is_large
+        return n_blocks
 
     def _predict(self, rows: Rows, first_coef: Tensor) -> Tensor:
+        if self._few_rows is not None and len(rows) <= FEW_ROWS and isinstance(rows.X, Tensor) and not rows.are_cast:
+            return torch.from_numpy(self._few_rows(rows.X.numpy()))
         try:
             scratch = self._scratch.pop()
         except IndexError:

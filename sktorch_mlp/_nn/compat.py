@@ -1,4 +1,4 @@
-"""What PyTorch has but does not document: derivatives of activations, the threads of the calling thread alone, its BLAS.
+"""What PyTorch has but does not document: derivatives of activations, the threads of the calling thread alone.
 
 The derivatives are those that autograd itself calls. They write into the gradient, so that a training step makes no
 buffer. Where one is gone, the derivative is written out or taken by autograd, which is slower and gives the same
@@ -8,7 +8,6 @@ numbers.
 from __future__ import annotations
 
 import ctypes
-import platform
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -50,16 +49,6 @@ def own_thread_setters() -> tuple[ThreadSetter, ThreadSetter]:
 def _no_setting(n_threads: int) -> int:
     """There is nothing to set."""
     return n_threads
-
-
-@cache
-def mkl_suits_processor() -> bool:
-    """Whether PyTorch multiplies by Intel's MKL on a processor of Intel. On others it is slow with small matrices."""
-    try:
-        processor = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        processor = platform.processor()
-    return torch.backends.mkl.is_available() and "GenuineIntel" in processor
 
 
 def operator(name: str, overload: str = "grad_input") -> Any:

@@ -14,11 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .compat import mkl_suits_processor
 from .threads import share_product
 
 #: A product that writes to the same buffer at every call.
 BoundProduct = Callable[[], object]
+
+#: Multiply-adds up to which numpy's BLAS has one thread, by itself on any processor: those of a product of matrices,
+#: and of one of a matrix and a vector.
+ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS = 2**18, 9_000
 
 #: Multiply-adds up to which numpy's BLAS is quicker, by up to three times: those of the kernels of OpenBLAS for
 #: small matrices, which have one thread. Beyond, the number of threads may change bits, and the buffers of two
@@ -93,10 +96,6 @@ def addmm(summand: Tensor, a: Tensor, b: Tensor, scratch: Scratch, *, bfloat16: 
     out = scratch.empty(len(a), b.shape[-1], a)
     if bfloat16:
         return _addmm_bfloat16(summand, a, b, out)
-    # For a single row PyTorch's product of a matrix and a vector is as quick, and adds the summand in the same call.
-    if 1 < b.shape[-1] <= _NARROW and _adds_by_numpy(a, b) and not mkl_suits_processor():
-        np.dot(a.numpy(), b.numpy(), out=out.numpy())
-        return out.add_(summand)
     return torch.addmm(summand, a, b, out=out)
 
 

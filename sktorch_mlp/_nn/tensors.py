@@ -32,6 +32,11 @@ def torch_dtype(dtype: np.dtype | type) -> torch.dtype:
     return torch.float32 if dtype == np.float32 else torch.float64
 
 
+_NO_CONTEXT = nullcontext()
+
+#: Dtypes of the networks of numpy arrays.
+PRECISIONS = {np.dtype(np.float32), np.dtype(np.float64)}
+
 #: Dtypes that rows can have, since PyTorch can gather rows of them on all devices. Batches of them are cast.
 ROW_DTYPES = (np.float32, np.float64, np.float16, np.int64, np.int32, np.int16, np.int8, np.uint8, np.bool_)
 
@@ -119,8 +124,11 @@ def as_tensor(array: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
 
     Nobody may write to the tensor of a read-only array: its memory can be a file.
     """
-    if any(stride < 0 or stride % array.itemsize for stride in array.strides):  # PyTorch has none of these
-        array = array.copy()
+    itemsize = array.itemsize
+    for stride in array.strides:
+        if stride < 0 or stride % itemsize:  # PyTorch has none of these
+            array = array.copy()
+            break
     if not array.flags.writeable:
         array = np.asarray(_Writeable(array))  # from_numpy would warn
     return torch.from_numpy(array).to(device)
@@ -136,7 +144,7 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Compute in the precision of the tensors, also where the caller has autocast on."""
     if not torch.is_autocast_enabled(device.type):
-        return nullcontext()
+        return _NO_CONTEXT
     autocast: AbstractContextManager[Any] = torch.autocast(device.type, enabled=False)
     return autocast
 

@@ -12,8 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ _COLLAPSE = 3.0
 
 #: Share of the time that goes into trying the slower number of threads again, at most.
 _TRIED_AGAIN = 0.02
+
+_R = TypeVar("_R")
 
 _local = threading.local()  # .n_threads: how many large calls of this thread may use
 
@@ -74,52 +76,43 @@ class _Contention:
 _contention = _Contention()
 
 
-class _TimedCall:
-    """A call on one thread or on several: whichever was quicker when last tried.
+class ThreadChoice:
+    """One thread or several: whichever was quicker when last tried.
 
     Parameters
     ----------
-    call : callable
-    n_threads : int
     n_operations : int
-        Multiply-adds, from which follows the time that one thread takes at most on an idle machine.
+        Multiply-adds of a typical call, from which follows the time that one thread takes at most on an idle machine.
     contention : _Contention, default=that of the process
     clock : callable, default=time.perf_counter
     """
 
     def __init__(
         self,
-        call: Callable[..., Any],
-        n_threads: int,
         n_operations: int,
         contention: _Contention = _contention,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._call, self._n_threads, self._contention, self._clock = call, n_threads, contention, clock
+        self._n_operations, self._contention, self._clock = n_operations, contention, clock
         expected = n_operations * _SECONDS_PER_OPERATION
-        self._seconds = [expected, expected]  # on one thread, on several
+        self._seconds = [expected, expected]  # of a typical call, on one thread and on several
         self._is_shared = True  # whether several were quicker
         self._try_other = clock() + expected / _TRIED_AGAIN  # when to try the other
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def call(self, alone: Callable[[], _R], shared: Callable[[], _R], n_operations: int) -> _R:
+        """Call one of two functions, of so many multiply-adds, that return the same."""
         began = self._clock()
         is_trial = began >= self._try_other
         share = self._is_shared != is_trial
         if share and began < self._contention.ends:
             share = is_trial = False
-        if share:
-            set_own_threads(self._n_threads)
-            try:
-                result = self._call(*args, **kwargs)
-            finally:
-                set_own_threads(1)
-        else:
-            result = self._call(*args, **kwargs)
-        self._learn(share, is_trial, self._clock() - began, began)
+        result = shared() if share else alone()
+        self._learn(share, is_trial, self._clock() - began, began, self._n_operations / n_operations)
         return result
 
-    def _learn(self, share: bool, is_trial: bool, seconds: float, began: float) -> None:
-        self._seconds[share] = seconds if is_trial else min(seconds, (self._seconds[share] + seconds) / 2)
+    def _learn(self, share: bool, is_trial: bool, seconds: float, began: float, scale: float) -> None:
+        typical = seconds * scale
+        self._seconds[share] = typical if is_trial else min(typical, (self._seconds[share] + typical) / 2)
         self._is_shared = self._seconds[True] < self._seconds[False]
         wait = seconds / _TRIED_AGAIN
         if is_trial:
@@ -127,8 +120,35 @@ class _TimedCall:
         elif share and not self._is_shared:  # one slow call may be chance: try again soon
             wait = 2 * seconds
             self._try_other = began + wait
-        if share and seconds > _COLLAPSE * self._seconds[False]:
+        if share and typical > _COLLAPSE * self._seconds[False]:
             self._contention.ends = max(self._contention.ends, began + wait)
+
+
+class _TimedCall:
+    """A call of PyTorch on one thread or on several.
+
+    Parameters
+    ----------
+    call : callable
+    n_threads, n_operations : int
+    **options
+        Of `ThreadChoice`.
+    """
+
+    def __init__(self, call: Callable[..., Any], n_threads: int, n_operations: int, **options: Any) -> None:
+        self._call, self._n_threads, self._n_operations = call, n_threads, n_operations
+        self._choice = ThreadChoice(n_operations, **options)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = partial(self._call, *args, **kwargs)
+        return self._choice.call(call, partial(self._share, call), self._n_operations)
+
+    def _share(self, call: Callable[[], Any]) -> Any:
+        set_own_threads(self._n_threads)
+        try:
+            return call()
+        finally:
+            set_own_threads(1)
 
 
 def share_elementwise(call: Callable[..., Any], n_operations: int) -> Callable[..., Any]:

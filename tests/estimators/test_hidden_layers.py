@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn import functional
 
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
-from sktorch_mlp._data.compat import cpu_has_bfloat16
 from tests.estimators.by_hand import (
     ADAM,
     IN_ORDER,
@@ -28,6 +27,7 @@ from tests.estimators.by_hand import (
     sgd,
     train_by_hand,
 )
+from tests.marks import needs_bfloat16
 from tests.nn.helpers import INITS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
@@ -182,7 +182,7 @@ def test_initial_weights_of_torch_are_those_of_linear():
 # Precision -----------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not cpu_has_bfloat16(), reason="no bfloat16 on this processor")
+@needs_bfloat16
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 @pytest.mark.parametrize("params", [{}, {"normalization": "batch"}, {"dropout": 0.3}], ids=str)
 def test_bfloat16_rounds_products_and_nothing_else(params, sparse):

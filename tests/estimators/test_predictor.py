@@ -55,7 +55,7 @@ def test_predictions_are_those_of_pytorchs_modules(n_rows, format_):
     for name, activate in OUT_ACTIVATIONS.items():
         module, predictor = module_and_predictor(name)
         expected = activate(module(torch.from_numpy(rows))).detach()
-        result = predictor(as_rows(FORMATS[format_](rows)))
+        result = predictor.predict_rows(as_rows(FORMATS[format_](rows)))
         assert result.shape == (n_rows, 3)
         assert result.is_contiguous()
         assert_allclose(result, expected, rtol=1e-12, atol=1e-15)
@@ -63,9 +63,9 @@ def test_predictions_are_those_of_pytorchs_modules(n_rows, format_):
 
 def test_predictions_are_no_views_of_buffers():
     _, predictor = module_and_predictor()
-    first = predictor(as_rows(X))
+    first = predictor.predict_rows(as_rows(X))
     before = first.clone()
-    predictor(as_rows(X[::-1].copy()))
+    predictor.predict_rows(as_rows(X[::-1].copy()))
     assert torch.equal(first, before)
 
 
@@ -81,7 +81,7 @@ def test_many_rows_are_predicted_as_by_scikit_learn(kind, format_):
 def test_a_prediction_leaves_its_rows_as_they_were():
     for rows in (X.copy(), sp.csr_array(X)):
         before = rows.copy()
-        module_and_predictor("exp")[1](as_rows(rows))
+        module_and_predictor("exp")[1].predict_rows(as_rows(rows))
         assert_array_equal(*(values.toarray() if sp.issparse(values) else values for values in (rows, before)))
 
 
@@ -89,7 +89,8 @@ def test_large_rows_are_cast_block_by_block():
     _, predictor = module_and_predictor()
     rows = np.random.RandomState(0).normal(size=(2 * BLOCK_ROWS + 3, 4)).astype(np.float32)
     at_once, by_block = (
-        predictor(Rows.from_array(rows, CPU, np.dtype(np.float64), copy_bytes=copy_bytes)) for copy_bytes in (2**24, 0)
+        predictor.predict_rows(Rows.from_array(rows, CPU, np.dtype(np.float64), copy_bytes=copy_bytes))
+        for copy_bytes in (2**24, 0)
     )
     assert by_block.dtype == torch.float64
     assert torch.equal(at_once, by_block)
@@ -105,7 +106,8 @@ def test_blocks_of_wide_rows_take_little_memory(monkeypatch):
     monkeypatch.setattr(Predictor, "_predict", record)
     coef, intercept = torch.ones(2, 3000, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     rows = np.arange(3_000_000, dtype=np.uint8).reshape(1000, 3000)
-    predictions = Predictor([coef], [intercept], [], "identity")(Rows.from_array(rows, CPU, np.dtype(np.float64)))
+    predictor = Predictor([coef], [intercept], [], "identity")
+    predictions = predictor.predict_rows(as_rows(rows))
     assert_array_equal(predictions[:, 1], rows.sum(1))
     assert max(n_rows) * 3000 * 8 <= 2**21
 

@@ -23,7 +23,7 @@ class Simulation:
         self.seen = []
 
     def make_call(self):
-        return _TimedCall(self._work, 2, 10**7, self.contention, lambda: self.now)
+        return _TimedCall(self._work, 2, 10**7, contention=self.contention, clock=lambda: self.now)
 
     def _work(self):
         n_threads = torch.get_num_threads()
@@ -86,7 +86,7 @@ def test_the_setting_comes_back_after_an_error():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        _TimedCall(fail, 2, 10**7, _Contention())()
+        _TimedCall(fail, 2, 10**7, contention=_Contention())()
     assert torch.get_num_threads() == 1
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, stacked_fits
 from sktorch_mlp.callbacks import TimeLimit
+from tests.marks import needs_bfloat16
 from tests.parallel.fits import FILTERS, assert_same_fits, fits_of, in_parallel
 
 pytestmark = [pytest.mark.usefixtures("one_trainer"), *map(pytest.mark.filterwarnings, FILTERS)]
@@ -85,9 +86,8 @@ def test_each_feature_is_the_same_in_stacks(name, stacks):
     _check(fits_of(MLP, GRIDS[name], X, Y), stacks)
 
 
+@needs_bfloat16
 def test_bfloat16_is_within_rounding(stacks):
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        pytest.skip("no bfloat16 on this processor")
     fits = fits_of(MLP, [{"dtype": "bfloat16", "alpha": alpha} for alpha in (0.0, 1.0)], X, Y)
     expected = [fit().loss_curve_ for fit in fits]
     with stacked_fits():
