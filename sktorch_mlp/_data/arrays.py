@@ -72,7 +72,7 @@ class DiskArray:
 
     def read_into(self, out: np.ndarray, rows: np.ndarray) -> None:
         """Read the rows of some indices into an array, which may be of another dtype."""
-        order = np.argsort(rows, kind="stable")
+        order = np.argsort(rows)
         ascending = rows[order]
         starts = np.flatnonzero(np.diff(ascending, prepend=-_GAP - 1) > _GAP)
         for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):

@@ -11,12 +11,11 @@ from torch import Tensor
 from sktorch_mlp._nn.inputs import Batch
 from sktorch_mlp._nn.tensors import squeeze_stack
 
-from .rows import BatchLoader
+from .rows import SEGMENT_ROWS, BatchLoader
 from .samples import Samples
 from .shuffling import Shuffler
 
-#: Rows of a segment, and off the CPU its mini-batches.
-SEGMENT_ROWS = 2**17
+#: Mini-batches of a segment off the CPU.
 _SEGMENT_BATCHES = 64
 
 
@@ -89,21 +88,27 @@ class MiniBatches:
         if not self._samples.sums_weights_in_order:
             self.segments[0].load(*self._samples.stack_indices(self._samples.indices), once=True)
 
-    def shuffle_ahead(self) -> None:
-        """Shuffle for the next epoch already."""
-        for shuffler in self._shufflers:
-            shuffler.shuffle_ahead()
+    def next_epoch(self, *, is_followed: bool = False) -> Iterator[Segment]:
+        """Shuffle, and load the segments of the epoch one after the other.
 
-    def next_epoch(self) -> Iterator[Segment]:
-        """Shuffle, and load the segments of the epoch one after the other."""
-        n_rows = sum(self._lengths)  # fewer than a network has where the last are dropped
-        orders = [shuffler.next_epoch()[:n_rows] for shuffler in self._shufflers]
+        Parameters
+        ----------
+        is_followed : bool, default=False
+            Whether another epoch will follow, for which to shuffle while the device is at work.
+        """
+        orders = [shuffler.next_epoch() for shuffler in self._shufflers]
         if self.segments[-1].is_loaded_once:
             yield self.segments[-1]
-            return
-        yield from self._load_segments(orders)
+        else:
+            yield from self._load_segments(orders, is_followed=is_followed)
+        if is_followed:
+            self._shuffle_ahead()
 
-    def _load_segments(self, orders: Sequence[np.ndarray]) -> Iterator[Segment]:
+    def _shuffle_ahead(self) -> list[np.ndarray]:
+        """Shuffle for the next epoch already."""
+        return [shuffler.shuffle_ahead() for shuffler in self._shufflers]
+
+    def _load_segments(self, orders: Sequence[np.ndarray], *, is_followed: bool) -> Iterator[Segment]:
         """Load the rows of each network, in this order, into one segment after the other."""
         for segment, (rows, target_rows) in zip(self.segments, self._split(orders), strict=True):
             segment.load(rows, target_rows)
@@ -113,8 +118,9 @@ class MiniBatches:
         self, orders: Sequence[np.ndarray], device: torch.device | str | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Rows and target rows of each segment."""
-        parts = (indices.split(self._lengths, -1) for indices in self._samples.stack_indices(orders, device))
-        return zip(*parts, strict=True)
+        n_rows = sum(self._lengths)  # fewer than a network has where the last are dropped
+        indices = self._samples.stack_indices([order[:n_rows] for order in orders], device)
+        return zip(*[part.split(self._lengths, -1) for part in indices], strict=True)
 
 
 class UniformWeights:

@@ -31,6 +31,9 @@ _COPY_BYTES = 2**24
 #: Bytes of consecutive rows that are worth a read of their own.
 _NEIGHBOR_BYTES = 2**20
 
+#: Rows of a segment of an epoch.
+SEGMENT_ROWS = 2**17
+
 #: Bytes of streamed rows that are read at once, if they are whole mini-batches. Two such blocks are held.
 BLOCK_BYTES = 2**25
 
@@ -150,9 +153,20 @@ class Rows:
         chunk_rows = self.X.chunk_rows if isinstance(self.X, DiskArray) else 1
         return max(chunk_rows, _NEIGHBOR_BYTES // self._row_bytes)
 
-    def streamed_at_once(self, batch_size: int, n_networks: int = 1, block_bytes: int = BLOCK_BYTES) -> int:
-        """Rows of whole mini-batches that are read at once for each network where rows are streamed."""
-        return max(1, block_bytes // (n_networks * batch_size * self._row_bytes)) * batch_size
+    def streamed_at_once(
+        self, n_rows: int, batch_size: int, n_networks: int = 1, block_bytes: int = BLOCK_BYTES
+    ) -> int:
+        """Rows of whole mini-batches that are read at once for each network where rows are streamed.
+
+        They are `n_rows` in an epoch, and read in an even number of blocks if that can be. Then the first block of the next
+        epoch can be read while training has the last one.
+        """
+        n_batches = math.ceil(n_rows / batch_size)
+        most_batches = max(1, min(block_bytes // (n_networks * self._row_bytes), SEGMENT_ROWS) // batch_size)
+        n_blocks = math.ceil(n_batches / most_batches)
+        if n_blocks > 1 or n_rows * self._row_bytes > _NEIGHBOR_BYTES:
+            n_blocks += n_blocks % 2
+        return math.ceil(n_batches / n_blocks) * batch_size
 
     @property
     def _row_bytes(self) -> int:

@@ -25,11 +25,12 @@ class Shuffler:
         self._rows, self._random_state = rows, random_state
         self._is_ahead = False
 
-    def shuffle_ahead(self) -> None:
-        """Shuffle for the next epoch already."""
+    def shuffle_ahead(self) -> np.ndarray:
+        """Shuffle for the next epoch already, and return its order."""
         if self._random_state is not None and not self._is_ahead:
             self._rows = self._shuffled(self._random_state)
             self._is_ahead = True
+        return self._rows
 
     def _shuffled(self, random_state: np.random.RandomState) -> np.ndarray:
         """The rows in a new order."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from sktorch_mlp._nn.inputs import Batch, DenseBatch
 from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype, squeeze_stack
 
 from .arrays import Chunk, ChunkedRows, DiskArray
-from .batches import SEGMENT_ROWS, MiniBatches, SampleWeights, Segment
-from .rows import BLOCK_BYTES, Rows
+from .batches import MiniBatches, SampleWeights, Segment
+from .rows import BLOCK_BYTES, SEGMENT_ROWS, Rows
 from .samples import Samples
 from .shuffling import Shuffler
 
@@ -187,8 +187,12 @@ class StreamedBatches(MiniBatches):
         drop_last: bool = False,
         block_bytes: int = BLOCK_BYTES,
     ) -> None:
-        segment_rows = min(segment_rows, samples.rows.streamed_at_once(batch_size, len(shufflers), block_bytes))
-        super().__init__(samples, shufflers, batch_size, longest_segment, segment_rows, drop_last=drop_last)
+        self._next: ReadAhead[Callable[[], None]] | None = None  # of the next epoch, where it is being read already
+        most_rows = max(map(len, samples.indices))
+        at_once = samples.rows.streamed_at_once(most_rows, batch_size, len(shufflers), block_bytes)
+        super().__init__(
+            samples, shufflers, batch_size, longest_segment, min(segment_rows, at_once), drop_last=drop_last
+        )
 
     def _make_segments(
         self, parts: Sequence[list[int]], n_train: Sequence[int], n_missing: Sequence[int]
@@ -202,33 +206,38 @@ class StreamedBatches(MiniBatches):
     def _load_all(self) -> None:
         """Read even a single batch anew each time."""
 
-    def next_epoch(self) -> Iterator[Segment]:
+    def next_epoch(self, *, is_followed: bool = False) -> Iterator[Segment]:
         """Shuffle, and yield the segments of the epoch, each while the next one is read."""
         if isinstance(self._samples.rows.X, ChunkedRows):
-            return self._train_and_read(self._read_chunks(self._samples.rows.X))
-        return super().next_epoch()
+            loads = ReadAhead(self._read_chunks(self._samples.rows.X))
+            return self._train_and_read(loads, reads_next_epoch=False)
+        return super().next_epoch(is_followed=is_followed)
 
-    def _load_segments(self, orders: Sequence[np.ndarray]) -> Iterator[Segment]:
-        return self._train_and_read(self._read_rows(self._split(orders, "cpu"), self._split(orders)))
+    def _load_segments(self, orders: Sequence[np.ndarray], *, is_followed: bool) -> Iterator[Segment]:
+        loads, self._next = self._next or self._begin_to_read(orders), None
+        return self._train_and_read(loads, reads_next_epoch=is_followed and self._last_block_is_another)
 
-    def _train_and_read(self, loads: Iterator[Callable[[], None]]) -> Iterator[Segment]:
-        for segment, load in zip(self.segments, read_ahead(loads), strict=True):
+    @property
+    def _last_block_is_another(self) -> bool:
+        """Whether the first block of the next epoch can be read while training has the last one."""
+        first, last = self.segments[0], self.segments[-1]
+        assert isinstance(first, StreamedSegment)
+        assert isinstance(last, StreamedSegment)
+        return first.block.host.ctypes.data != last.block.host.ctypes.data
+
+    def _train_and_read(self, loads: ReadAhead[Callable[[], None]], *, reads_next_epoch: bool) -> Iterator[Segment]:
+        for place, (segment, load) in enumerate(zip(self.segments, loads, strict=True), start=1):
             assert isinstance(segment, StreamedSegment)
             segment.block.acquire()
             load()
+            if reads_next_epoch and place == len(self.segments):
+                self._next = self._begin_to_read(self._shuffle_ahead())
             yield segment
             segment.block.release()
 
-    def _read_rows(
-        self, on_host: Iterator[tuple[Tensor, Tensor]], on_device: Iterator[tuple[Tensor, Tensor]]
-    ) -> Iterator[Callable[[], None]]:
-        """Read the rows of each segment; yield what loads their targets."""
-        for segment, (rows, _), indices in zip(self.segments, on_host, on_device, strict=True):
-            assert isinstance(segment, StreamedSegment)
-            segment.block.wait_until_writable()
-            _read(self._samples.rows.X, rows.flatten().numpy(), segment.block.host)
-            segment.block.send()
-            yield partial(segment.load, *indices)
+    def _begin_to_read(self, orders: Sequence[np.ndarray]) -> ReadAhead[Callable[[], None]]:
+        X, on_host, on_device = self._samples.rows.X, self._split(orders, "cpu"), self._split(orders)
+        return ReadAhead(_read_rows(X, self.segments, [rows for rows, _ in on_host], [*on_device]))
 
     def _read_chunks(self, X: ChunkedRows) -> Iterator[Callable[[], None]]:
         """Fill each segment with the next rows of the chunks, in random places; yield what loads their targets."""
@@ -288,6 +297,24 @@ class _Pieces:
 _SAME_EACH_TIME = "An iterable of chunks must give the same rows each time, in any order."
 
 
+def _read_rows(
+    X: object,
+    segments: Sequence[Segment],
+    on_host: Sequence[Tensor],
+    on_device: Sequence[tuple[Tensor, Tensor]],
+) -> Iterator[Callable[[], None]]:
+    """Read the rows of each segment; yield what loads their targets.
+
+    No method, so that a reader that is not needed ends with its `StreamedBatches`, which know it.
+    """
+    for segment, rows, indices in zip(segments, on_host, on_device, strict=True):
+        assert isinstance(segment, StreamedSegment)
+        segment.block.wait_until_writable()
+        _read(X, rows.flatten().numpy(), segment.block.host)
+        segment.block.send()
+        yield partial(segment.load, *indices)
+
+
 def _read(X: object, indices: np.ndarray, out: np.ndarray) -> None:
     """Read rows of X into an array, on the calling thread alone."""
     if isinstance(X, DiskArray):
@@ -301,11 +328,23 @@ def _read(X: object, indices: np.ndarray, out: np.ndarray) -> None:
         out[:] = values[indices]
 
 
-def read_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """Yield items, each while a thread makes the next one."""
-    done = object()
-    with ThreadPoolExecutor(1, "read-ahead") as reader:
-        following = reader.submit(next, items, done)
-        while (item := following.result()) is not done:
-            following = reader.submit(next, items, done)
-            yield item  # type: ignore[misc] # it is not `done`
+class ReadAhead(Generic[Item]):
+    """Items, each of which a thread makes while the one before is used. It begins at once.
+
+    Parameters
+    ----------
+    items : iterator
+    """
+
+    def __init__(self, items: Iterator[Item]) -> None:
+        self._items, self._reader = items, ThreadPoolExecutor(1, "read-ahead")
+        self._following = self._reader.submit(next, items, _END)
+
+    def __iter__(self) -> Iterator[Item]:
+        with self._reader:
+            while (item := self._following.result()) is not _END:
+                self._following = self._reader.submit(next, self._items, _END)
+                yield item  # type: ignore[misc] # it is not the end
+
+
+_END = object()

@@ -86,7 +86,8 @@ def make_fit(
     stream = random_state if shuffles and is_stochastic else None
     if isinstance(params.shuffle, str):  # "blocks"
         rows = data.train.rows
-        shuffler: Shuffler = BlockShuffler(train_rows, stream, rows.block_rows, rows.streamed_at_once(batch_size))
+        mixed_rows = rows.streamed_at_once(len(train_rows), batch_size)
+        shuffler: Shuffler = BlockShuffler(train_rows, stream, rows.block_rows, mixed_rows)
     else:
         shuffler = Shuffler(train_rows, stream)
     return Fit(network, loss, data, shuffler, options, progress)

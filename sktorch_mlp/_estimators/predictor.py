@@ -124,8 +124,10 @@ class Predictor:
         return n_blocks
 
     def _predict(self, rows: Rows, first_coef: Tensor) -> Tensor:
-        if self._few_rows is not None and len(rows) <= FEW_ROWS and isinstance(rows.X, Tensor) and not rows.are_cast:
-            return torch.from_numpy(self._few_rows(rows.X.numpy()))
+        if self._few_rows is not None and len(rows) <= FEW_ROWS and not rows.is_sparse:
+            X = rows.X if isinstance(rows.X, Tensor) else rows[:].X
+            assert isinstance(X, Tensor)
+            return torch.from_numpy(self._few_rows(cast(X, first_coef.dtype).numpy()))
         try:
             scratch = self._scratch.pop()
         except IndexError:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from sktorch_mlp._data.batches import SEGMENT_ROWS, MiniBatches
+from sktorch_mlp._data.batches import MiniBatches
+from sktorch_mlp._data.rows import SEGMENT_ROWS
 from sktorch_mlp._data.samples import TrainingData
 from sktorch_mlp._data.streams import StreamedBatches
 from sktorch_mlp._nn.network import StackedMLP
@@ -50,7 +51,7 @@ def train(fits: Sequence[Fit], check: Callable[[], None] = lambda: None, *, segm
                 trainer, validator = stack.make_trainer(segment_rows), stack.make_validator()
             check()
             stack.begin_epoch()
-            losses = trainer.run_epoch(shuffle_ahead=not stack.may_shrink())
+            losses = trainer.run_epoch(is_followed=not stack.may_shrink())
             stack.end_epoch(losses, validator)
             if stack.remove_stopped():
                 trainer = validator = None  # buffers are as wide as the stack

@@ -196,13 +196,13 @@ class Trainer:
             for segment in dict.fromkeys(minibatches.segments)
         }
 
-    def run_epoch(self, *, shuffle_ahead: bool = False) -> list[float]:
+    def run_epoch(self, *, is_followed: bool = False) -> list[float]:
         """Train one epoch.
 
         Parameters
         ----------
-        shuffle_ahead : bool, default=False
-            Whether to shuffle for another epoch while the device is at work.
+        is_followed : bool, default=False
+            Whether another epoch will follow, for which to prepare while the device is at work.
 
         Returns
         -------
@@ -210,9 +210,8 @@ class Trainer:
             Loss of each network, penalty included: the losses of its batches, averaged over rows.
         """
         with quiet_numpy():
-            shares = [self._segment_steps[segment].run() for segment in self._minibatches.next_epoch()]
-        if shuffle_ahead:
-            self._minibatches.shuffle_ahead()
+            segments = self._minibatches.next_epoch(is_followed=is_followed)
+            shares = [self._segment_steps[segment].run() for segment in segments]
         total = shares[0] if len(shares) == 1 else torch.stack(shares).sum(0)
         losses: list[float] = total.reshape(-1).tolist()
         return losses

@@ -31,9 +31,7 @@ def test_mini_batches_match_sklearn(n_networks, segment_rows):
     for epoch in range(3):
         expected_rows = [shuffle(rows, random_state=s) for rows, s in zip(expected_rows, streams, strict=True)]
         slices = gen_batches(N_ROWS, 64)
-        if epoch == 1:
-            minibatches.shuffle_ahead()
-        for segment in minibatches.next_epoch():
+        for segment in minibatches.next_epoch(is_followed=epoch == 0):
             parts = segment.batches(), segment.batch_targets, segment.weights.fractions, segment.batch_rows
             for batch, targets, fractions, batch_rows in zip(*parts, strict=True):
                 batch_slice = next(slices)

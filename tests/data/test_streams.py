@@ -1,6 +1,7 @@
 """Mini-batches that are read during training: the same as those of rows in memory, whatever is read at once."""
 
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,9 @@ import torch
 
 from sktorch_mlp._data.arrays import Chunk, ChunkedRows, DiskArray
 from sktorch_mlp._data.batches import MiniBatches
-from sktorch_mlp._data.rows import Rows
+from sktorch_mlp._data.rows import BLOCK_BYTES, SEGMENT_ROWS, Rows
 from sktorch_mlp._data.shuffling import Shuffler
-from sktorch_mlp._data.streams import StreamedBatches, read_ahead
+from sktorch_mlp._data.streams import ReadAhead, StreamedBatches
 from tests.data.helpers import CPU, N_ROWS, WEIGHTS, X, Y, make_samples
 from tests.data.test_arrays import Recorded
 
@@ -22,11 +23,11 @@ def _shufflers(samples):
     return [Shuffler(rows, np.random.RandomState(k)) for k, rows in enumerate(samples.indices)]
 
 
-def _epoch(minibatches):
+def _epoch(minibatches, *, is_followed=False):
     """All that training gets to see in an epoch, copied."""
     return [
         [part.clone() for part in (batch.rows, targets, fractions.expand(*targets.shape), rows)]
-        for segment in minibatches.next_epoch()
+        for segment in minibatches.next_epoch(is_followed=is_followed)
         for batch, targets, fractions, rows in zip(
             segment.batches(), segment.batch_targets, segment.weights.fractions, segment.batch_rows, strict=True
         )
@@ -44,10 +45,65 @@ def test_streamed_batches_are_those_of_rows_in_memory(indices, dtype, block_byte
     expected = MiniBatches(in_memory, _shufflers(samples), 64)
     streamed = StreamedBatches(on_disk, _shufflers(samples), 64, block_bytes=block_bytes)
     assert len(streamed.segments) == (3 if block_bytes == 1 else 1)
-    for _ in range(3):
-        for batch, expected_batch in zip(_epoch(streamed), _epoch(expected), strict=True):
+    for is_followed in (True, True, False):
+        for batch, expected_batch in zip(_epoch(streamed, is_followed=is_followed), _epoch(expected), strict=True):
             for part, expected_part in zip(batch, expected_batch, strict=True):
                 torch.testing.assert_close(part, expected_part, rtol=0, atol=0)
+
+
+class Signalling(Recorded):
+    """Rows that say when they are read."""
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.is_read = threading.Event()
+
+    def __getitem__(self, rows):
+        values = super().__getitem__(rows)
+        self.is_read.set()
+        return values
+
+
+@pytest.mark.parametrize(("batch_size", "n_segments"), [(40, 4), (50, 3), (N_ROWS, 1)])
+def test_the_next_epoch_is_read_while_training_has_the_last_block_if_it_goes_to_another(batch_size, n_segments):
+    array, samples = Signalling(X), make_samples()
+    samples = replace(samples, rows=Rows.from_array(DiskArray(array), CPU))
+    streamed = StreamedBatches(samples, _shufflers(samples), batch_size, block_bytes=1)
+    assert len(streamed.segments) == n_segments
+    for is_followed in (True, False):
+        for place, _ in enumerate(streamed.next_epoch(is_followed=is_followed), start=1):
+            if place == max(1, n_segments - 1):
+                time.sleep(0.05)  # the last block of this epoch is read meanwhile
+                array.is_read.clear()
+        is_ahead = is_followed and n_segments % 2 == 0
+        assert array.is_read.wait(10 if is_ahead else 0.05) == is_ahead
+
+
+def test_an_epoch_that_is_read_ahead_and_not_trained_leaves_no_thread():
+    before = threading.active_count()
+    samples = replace(make_samples(), rows=Rows.from_array(DiskArray(Recorded(X)), CPU))
+    streamed = StreamedBatches(samples, _shufflers(samples), 40, block_bytes=1)
+    _epoch(streamed, is_followed=True)
+    assert threading.active_count() > before
+    del streamed
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("n_rows", [1, 10, 1000, 65_536, 10**7])
+@pytest.mark.parametrize("batch_size", [1, 7, 200, 10**6])
+@pytest.mark.parametrize("n_features", [1, 256, 10**5])
+def test_blocks_are_as_large_as_allowed_and_mostly_of_an_even_number(n_rows, batch_size, n_features):
+    rows = Rows(np.broadcast_to(np.float32(0), (n_rows, n_features)), CPU, torch.float32)
+    batch_size = min(batch_size, n_rows)
+    at_once = rows.streamed_at_once(n_rows, batch_size)
+    assert at_once % batch_size == 0
+    assert at_once == batch_size or (at_once <= SEGMENT_ROWS and at_once * n_features * 4 <= BLOCK_BYTES)
+    n_blocks = -(-n_rows // at_once)
+    if at_once >= 20 * batch_size and n_blocks < 10 and n_rows * n_features * 4 > 2**20:
+        assert n_blocks % 2 == 0
 
 
 def test_the_same_two_blocks_are_filled_in_turn():
@@ -119,7 +175,7 @@ def test_the_next_item_is_made_while_one_is_used():
             event.set()
             yield event
 
-    for place, event in enumerate(read_ahead(items())):
+    for place, event in enumerate(ReadAhead(items())):
         assert event is made[place]
         if place < 2:
             assert made[place + 1].wait(10)
@@ -130,7 +186,7 @@ def test_an_error_of_the_reader_is_that_of_the_epoch():
         yield 1
         raise OSError("no such file")
 
-    read = read_ahead(items())
+    read = iter(ReadAhead(items()))
     assert next(read) == 1
     with pytest.raises(OSError, match="no such file"):
         next(read)
@@ -138,7 +194,7 @@ def test_an_error_of_the_reader_is_that_of_the_epoch():
 
 def test_a_reader_ends_with_its_epoch():
     before = threading.active_count()
-    epoch = read_ahead(iter(range(5)))
+    epoch = iter(ReadAhead(iter(range(5))))
     assert next(epoch) == 0
     epoch.close()
     assert threading.active_count() == before
