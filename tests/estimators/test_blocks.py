@@ -80,7 +80,7 @@ def test_an_error_of_a_helper_alone_is_harmless():
 @pytest.fixture(scope="module")
 def models():
     y = (X[:, 0] > 0).astype(int)
-    settings = {"hidden_layer_sizes": (300, 40), "random_state": 0, "device": "cpu"}
+    settings = {"hidden_layer_sizes": (900, 100), "random_state": 0, "device": "cpu"}
     classifier = MLPTorchClassifier(**settings).partial_fit(X[:200], y[:200], classes=[0, 1])
     regressor = MLPTorchRegressor(**settings, normalization="layer").partial_fit(X[:200], X[:200, :2])
     return classifier.predict_proba, regressor.predict
@@ -94,6 +94,31 @@ def test_bits_do_not_depend_on_the_number_of_threads(models, which, n_rows, two_
         torch.set_num_threads(n_threads)
         predictions += [models[which](X[:n_rows]) for _ in range(3)]
     assert all(np.array_equal(predictions[0], others) for others in predictions[1:])
+
+
+def test_one_thread_predicts_where_it_is_quicker(models, two_torch_threads, monkeypatch):
+    class Choice:
+        def __init__(self, n_operations):
+            self.n_operations = n_operations
+
+        def call(self, alone, shared, n_operations):
+            assert self.n_operations == n_operations == 144_100 * 3000
+            calls.append(alone if quicker == "alone" else shared)
+            return calls[-1]()
+
+    calls, used = [], []
+    monkeypatch.setattr(blocks, "ThreadChoice", Choice)
+    run = blocks._Helpers.run
+    monkeypatch.setattr(blocks._Helpers, "run", lambda *args: (used.append(quicker), run(*args)))
+    for quicker in ("alone", "shared"):
+        monkeypatch.setattr(blocks, "_choices", {})
+        models[0](X)
+    assert len(calls) == 2
+    assert used == ["shared"]
+    models[0](X[:500])  # too few rows to choose
+    models[0](np.tile(X, (4, 1)))  # so many that threads surely pay
+    assert len(calls) == 2
+    assert used == ["shared", "shared"]
 
 
 def test_many_threads_at_once_get_what_one_gets(models, two_torch_threads):
