@@ -77,18 +77,24 @@ class DiskArray:
         starts = np.flatnonzero(np.diff(ascending, prepend=-_GAP - 1) > _GAP)
         for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
             first, last = ascending[start], ascending[stop - 1]
-            values, wanted = self._read(slice(first, last + 1)), ascending[start:stop] - first
+            values, wanted = self._read(slice(first, last + 1), out.dtype), ascending[start:stop] - first
             has_gaps = len(values) != len(wanted) or (np.diff(wanted) != 1).any()
             out[order[start:stop]] = values[wanted] if has_gaps else values
 
-    def _read(self, rows: slice) -> np.ndarray:
+    def _read(self, rows: slice, dtype: np.dtype | None = None) -> np.ndarray:
+        """Read rows, and cast them if `dtype` is a lower precision."""
         values = np.asarray(self._array[rows]).astype(self.dtype, copy=False)
         with np.errstate(over="ignore"):
-            may_be_wrong = self.dtype.kind == "f" and not np.isfinite(values.sum())
+            if dtype is not None and dtype.kind == self.dtype.kind == "f" and dtype.itemsize < self.dtype.itemsize:
+                values = values.astype(dtype)
+            may_be_wrong = values.dtype.kind == "f" and not np.isfinite(values.sum())
         if may_be_wrong:
             (wrong,) = np.nonzero(~np.isfinite(values).all(1))
             if len(wrong):
-                raise ValueError(f"Input X contains NaN or infinity, in row {(rows.start or 0) + wrong[0]}.")
+                row = (rows.start or 0) + wrong[0]
+                raise ValueError(
+                    f"Input X contains NaN or infinity, in row {row}, or a value too large for {values.dtype!r}."
+                )
         return values
 
 

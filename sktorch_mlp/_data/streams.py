@@ -338,12 +338,19 @@ class ReadAhead(Generic[Item]):
 
     def __init__(self, items: Iterator[Item]) -> None:
         self._items, self._reader = items, ThreadPoolExecutor(1, "read-ahead")
-        self._following = self._reader.submit(next, items, _END)
+        self._following = self._begin()
+
+    def _begin(self) -> Callable[[], object]:
+        """Begin to make the next item, and return a function that waits for it."""
+        try:
+            return self._reader.submit(next, self._items, _END).result
+        except RuntimeError:  # no thread can be started, since the main thread has ended for example
+            return partial(next, self._items, _END)
 
     def __iter__(self) -> Iterator[Item]:
         with self._reader:
-            while (item := self._following.result()) is not _END:
-                self._following = self._reader.submit(next, self._items, _END)
+            while (item := self._following()) is not _END:
+                self._following = self._begin()
                 yield item  # type: ignore[misc] # it is not the end
 
 

@@ -18,7 +18,7 @@ from sktorch_mlp._interop.compat import callback_attributes
 from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.modules import NORM_NAMES, sequential
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
-from sktorch_mlp._nn.tensors import PRECISIONS, ROW_DTYPES, as_tensor, numpy_dtype
+from sktorch_mlp._nn.tensors import PRECISIONS, ROW_DTYPES, as_tensor, has_strides_of_tensors, numpy_dtype
 from sktorch_mlp._training.progress import Progress
 from sktorch_mlp._training.state import FitState
 
@@ -68,12 +68,17 @@ class WeightArrays:
         """Whether these arrays are views of a network, so that it has what was written into them."""
         return self._network is network and _are_same_objects(arrays, self._shared)
 
-    def cached(self, name: str, parts: list[object], make: Callable[[], Made]) -> Made:
-        """Object made from arrays, made again when one of them is replaced; it must be a view of them, not a copy."""
+    def cached(self, name: str, parts: list[Any], dtype: np.dtype, make: Callable[[], Made]) -> Made:
+        """Object of this dtype made from arrays and others, kept while these are the same objects.
+
+        It is not kept if it cannot be a view of all arrays: a copy would not see what is written next.
+        """
         known_parts, made = self._cached.get(name, ([], None))
         if made is None or not _are_same_objects(known_parts, parts):
             made = make()
-            self._cached[name] = parts, made
+            arrays = [part for part in parts if isinstance(part, np.ndarray)]
+            if all(array.dtype == dtype and has_strides_of_tensors(array) for array in arrays):
+                self._cached[name] = parts, made
         return made
 
     def __reduce__(self) -> tuple[type[WeightArrays], tuple[()]]:
@@ -232,10 +237,7 @@ class FittedMLP(MLPParameters, SavableEstimator):
                 coefs, intercepts, norms = self._layer_tensors(partial(np.require, dtype=dtype, requirements="W"))
                 return sequential(coefs, intercepts, activations, norms, dropout).eval()
 
-        arrays = self._all_arrays()
-        if any(array.dtype != dtype for array in arrays):  # a copy would not see what is written next
-            return make()
-        return self._weight_arrays.cached("module", [*arrays, self.activation, self.dropout], make)
+        return self._weight_arrays.cached("module", self._all_arrays(self.activation, self.dropout), dtype, make)
 
     def _prediction_dtype(self, X: Any) -> np.dtype:
         """Precision of a prediction."""
@@ -250,7 +252,7 @@ class FittedMLP(MLPParameters, SavableEstimator):
         """Activated outputs for validated X, of shape (n_rows, n_outputs)."""
         dtype = self._prediction_dtype(X)
         if isinstance(X, np.ndarray) and X.dtype != dtype and X.dtype not in ROW_DTYPES:
-            X = X.astype(dtype)
+            X = X.astype(np.float64)  # a lower precision is left to those who check that it can hold the values
 
         def make() -> Predictor:
             coefs, intercepts, norms = self._layer_tensors(lambda array: array.astype(dtype, copy=False))
@@ -258,7 +260,7 @@ class FittedMLP(MLPParameters, SavableEstimator):
             return Predictor(coefs, intercepts, activations, self.out_activation_, norms)
 
         if self.device_.type == "cpu" and dtype == self.coefs_[0].dtype:  # views of the arrays
-            predictor = self._weight_arrays.cached("predictor", self._all_arrays(self.activation), make)
+            predictor = self._weight_arrays.cached("predictor", self._all_arrays(self.activation), dtype, make)
         else:
             predictor = make()
         return predictor(X)

@@ -261,6 +261,8 @@ def validate_prediction(estimator: BaseEstimator, X: Any) -> Any:
         values = validate_data(estimator, values, accept_sparse=["csr", "csc"], reset=False)
         if isinstance(values, torch.Tensor) or values.dtype.kind in "fiub":
             return values
+        if values.dtype.kind in "mM":
+            raise TypeError(f"X has the dtype {values.dtype}. Pass numbers, seconds since a date for example.")
         return values.astype(np.float64)  # some frames remain objects
 
 

@@ -104,12 +104,12 @@ def _numpy_rows(n_out: int, n_in: int) -> range:
 
 @torch.no_grad()
 def _call(function: Callable[[Tensor], Tensor], units: np.ndarray) -> np.ndarray:
-    return function(torch.from_numpy(units)).numpy()
+    return function(torch.from_numpy(units)).resolve_neg().numpy()
 
 
 @torch.no_grad()
 def _call_transposed(function: Callable[[Tensor], Tensor], units: np.ndarray) -> np.ndarray:
-    return function(torch.from_numpy(units.T)).numpy().T
+    return function(torch.from_numpy(units.T)).resolve_neg().numpy().T
 
 
 def _call_on_columns(function: Callable[[Tensor], Tensor], units: np.ndarray) -> np.ndarray:

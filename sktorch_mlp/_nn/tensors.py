@@ -119,16 +119,22 @@ def _to_numpy(values: Tensor) -> np.ndarray | sp.csr_array:
     return values.resolve_conj().resolve_neg().numpy()
 
 
+def has_strides_of_tensors(array: np.ndarray) -> bool:
+    """Whether a tensor can have the strides of an array: none is negative, or divides a number."""
+    itemsize = array.itemsize
+    for stride in array.strides:  # noqa: SIM110 - a generator takes three times as long, of each prediction
+        if stride < 0 or stride % itemsize:
+            return False
+    return True
+
+
 def as_tensor(array: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """Make a tensor over the memory of an array where device and strides allow, else over a copy.
 
     Nobody may write to the tensor of a read-only array: its memory can be a file.
     """
-    itemsize = array.itemsize
-    for stride in array.strides:
-        if stride < 0 or stride % itemsize:  # PyTorch has none of these
-            array = array.copy()
-            break
+    if not has_strides_of_tensors(array):
+        array = array.copy()
     if not array.flags.writeable:
         array = np.asarray(_Writeable(array))  # from_numpy would warn
     return torch.from_numpy(array).to(device)

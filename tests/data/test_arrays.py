@@ -104,3 +104,15 @@ def test_rows_whose_sum_overflows_are_read_without_a_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_array_equal(DiskArray(array)[:], values)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_a_lower_precision_cannot_hold_is_found_when_it_is_read():
+    values = X.astype(np.float64)
+    values[30, 2] = 1e300
+    array, out = DiskArray(Recorded(values)), np.empty((20, 64), np.float32)
+    array.read_into(out, np.arange(20))
+    np.testing.assert_array_equal(out, X[:20].astype(np.float32))
+    with pytest.raises(ValueError, match=r"in row 30, or a value too large for dtype\('float32'\)"):
+        array.read_into(out, np.arange(20, 40))
+    array.read_into(np.empty((20, 64)), np.arange(20, 40))

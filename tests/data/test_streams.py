@@ -181,6 +181,14 @@ def test_the_next_item_is_made_while_one_is_used():
             assert made[place + 1].wait(10)
 
 
+def test_without_threads_to_start_items_are_made_when_they_are_needed(monkeypatch):
+    def no_threads(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_threads)
+    assert list(ReadAhead(iter(range(5)))) == list(range(5))
+
+
 def test_an_error_of_the_reader_is_that_of_the_epoch():
     def items():
         yield 1

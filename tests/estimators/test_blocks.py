@@ -99,26 +99,29 @@ def test_bits_do_not_depend_on_the_number_of_threads(models, which, n_rows, two_
 def test_one_thread_predicts_where_it_is_quicker(models, two_torch_threads, monkeypatch):
     class Choice:
         def __init__(self, n_operations):
-            self.n_operations = n_operations
+            assert n_operations == 144_100 * 3000
 
         def call(self, alone, shared, n_operations):
-            assert self.n_operations == n_operations == 144_100 * 3000
-            calls.append(alone if quicker == "alone" else shared)
-            return calls[-1]()
+            n_calls.append(n_operations)
+            return (alone if len(n_calls) == 1 else shared)()
 
-    calls, used = [], []
+    n_calls, shared_by, run = [], [], blocks._Helpers.run
+
+    def record(self, work, n_threads):
+        shared_by.append(n_threads)
+        run(self, work, n_threads)
+
     monkeypatch.setattr(blocks, "ThreadChoice", Choice)
-    run = blocks._Helpers.run
-    monkeypatch.setattr(blocks._Helpers, "run", lambda *args: (used.append(quicker), run(*args)))
-    for quicker in ("alone", "shared"):
-        monkeypatch.setattr(blocks, "_choices", {})
-        models[0](X)
-    assert len(calls) == 2
-    assert used == ["shared"]
+    monkeypatch.setattr(blocks, "_choices", {})
+    monkeypatch.setattr(blocks._Helpers, "run", record)
+    models[0](X)
+    assert shared_by == []
+    models[0](X)
+    assert shared_by == [2]
     models[0](X[:500])  # too few rows to choose
     models[0](np.tile(X, (4, 1)))  # so many that threads surely pay
-    assert len(calls) == 2
-    assert used == ["shared", "shared"]
+    assert n_calls == [144_100 * 3000] * 2
+    assert shared_by == [2, 2]
 
 
 def test_many_threads_at_once_get_what_one_gets(models, two_torch_threads):

@@ -54,6 +54,7 @@ RMSprop = {"solver": torch.optim.RMSprop, "solver_params": {"momentum": 0.5}}
 SHORT = {"max_iter": 30}  # 200 epochs would only take longer
 # The defaults, and mixtures that together have each solver, each kind of activation and of loss, and each feature. Of
 # a choice that scikit-learn lacks its own MLP says nothing, so these are not mixed with what makes that fail.
+LOW_PRECISION = "bfloat16" if cpu_has_bfloat16() else "float32"
 CLASSIFIERS = {
     "default": {},
     "sgd": {"solver": "sgd", "learning_rate": "one_cycle", "activation": "tanh", "gradient_clip_norm": 1.0} | SHORT,
@@ -67,10 +68,10 @@ REGRESSORS = {
     "adamw": {"solver": "adamw", "learning_rate": "cosine", "loss": "quantile", "quantile": 0.6} | SHORT,
     "lbfgs": {"solver": "lbfgs", "loss": smooth_l1_loss, "activation": "gelu", "normalization": "layer"} | SHORT,
     "dropout": {"dropout": 0.2, "loss": "huber", "hidden_layer_sizes": (50, 50)} | SHORT,
+    "low precision": {"dtype": LOW_PRECISION, "loss": "absolute_error"} | SHORT,
     "warm start": {"loss": "poisson", "warm_start": True, "max_iter": 20},
 }
-if cpu_has_bfloat16():  # for the regressor: the checks compare the predictions of classifiers at 1e-9
-    REGRESSORS["bfloat16"] = {"dtype": "bfloat16", "loss": "absolute_error"} | SHORT
+# Low precision is for the regressor: the checks compare the predictions of classifiers at 1e-9.
 ESTIMATORS = {f"classifier {name}": MLPTorchClassifier(**params) for name, params in CLASSIFIERS.items()} | {
     f"regressor {name}": MLPTorchRegressor(**params) for name, params in REGRESSORS.items()
 }
@@ -79,6 +80,7 @@ ESTIMATORS = {f"classifier {name}": MLPTorchClassifier(**params) for name, param
 EXPECTED = [
     # parameter, value, part of the name of the check, reason
     ("dropout", 0.2, "sample_weight_equivalence", "masks are drawn for rows, and rows that are repeated get others"),
+    ("dtype", "float32", "sample_weight_equivalence_on_sparse_data", "compares at 1e-7, about the resolution"),
     ("dtype", "bfloat16", "sample_weight_equivalence", "compares at 1e-7; bfloat16 has a resolution of 8e-3"),
     ("class_weight", "balanced", "partial_fit", "as in SGDClassifier, partial_fit cannot balance rows it has not seen"),
     ("class_weight", "balanced", "fit_score_takes_y", "calls partial_fit as well"),

@@ -121,3 +121,41 @@ def test_predictions_that_overflow_make_no_noise(n_rows):
         model = MLPTorchRegressor(hidden_layer_sizes=(400,), max_iter=1).fit(rows[:3], rows[:3, 0])
     model.coefs_ = [coef * 1e300 for coef in model.coefs_]
     assert not np.isfinite(model.predict(rows * 1e200)).any()
+
+
+OTHER_ARRAYS = {
+    "float32": lambda a: a.astype(np.float32),
+    "integers": lambda a: (10 * a).astype(int),
+    "big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
+    "reversed": lambda a: a[::-1].copy()[::-1],
+    "every second column": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+}
+
+
+@pytest.mark.parametrize("replace", OTHER_ARRAYS.values(), ids=OTHER_ARRAYS)
+@pytest.mark.parametrize("name", ["coefs_", "intercepts_"])
+def test_what_is_written_into_arrays_of_another_kind_predicts(name, replace):
+    model = MLPTorchRegressor(hidden_layer_sizes=(7,), max_iter=3, random_state=0, device="cpu").fit(X, X[:, 0])
+    array = getattr(model, name)[1] = replace(getattr(model, name)[1])
+    model.predict(X), model.module_(torch.from_numpy(X))
+    array[...] = 0
+    other = model.intercepts_[1] if name == "coefs_" else 0
+    expected = np.maximum(X @ model.coefs_[0] + model.intercepts_[0], 0) @ model.coefs_[1] + other
+    assert_allclose(model.predict(X), expected[:, 0], rtol=1e-6)
+    assert_allclose(model.module_(torch.from_numpy(X)).detach(), expected, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [">f8", np.longdouble, np.float64, object])
+def test_values_beyond_the_precision_are_an_error(dtype):
+    model = MLPTorchRegressor(hidden_layer_sizes=(7,), max_iter=3, device="cpu", dtype="float32").fit(X, X[:, 0])
+    rows = X.copy()
+    rows[3, 1] = 1e300
+    with pytest.raises(ValueError, match="too large for dtype"):
+        model.predict(rows.astype(dtype))
+
+
+def test_dates_are_no_numbers():
+    model = MLPTorchRegressor(hidden_layer_sizes=(7,), max_iter=3).fit(X, X[:, 0])
+    with pytest.raises(TypeError, match="datetime64"):
+        model.predict(np.zeros(X.shape, "datetime64[s]"))

@@ -123,6 +123,16 @@ def test_rows_of_any_layout_stay_as_they_are(layout):
         np.testing.assert_array_equal(X, before)
 
 
+@pytest.mark.parametrize("norms", [False, True])
+def test_functions_that_return_views_of_any_kind(norms):
+    coefs, intercepts = network((5, 7, 3))
+    norms = [(torch.ones(7, dtype=torch.float64), torch.zeros(7, dtype=torch.float64))] if norms else ()
+    X = random_rows(9, 5)
+    for function in (lambda x: (-torch.sin(x))._neg_view(), lambda x: torch.complex(x, -torch.sin(x)).conj().imag):
+        result = forward_pass(coefs, intercepts, function, norms=norms)(X)
+        np.testing.assert_allclose(result, forward_pass(coefs, intercepts, torch.sin, norms=norms)(X), rtol=1e-12)
+
+
 @pytest.mark.filterwarnings("error")
 def test_overflow_makes_no_noise():
     coefs, intercepts = network((5, 7, 3))
