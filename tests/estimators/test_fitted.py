@@ -55,6 +55,8 @@ HIDDEN = {
 }
 FORMATS = {"dense": np.asarray, "sparse": sp.csr_array}
 
+FLOAT64 = np.dtype(np.float64)
+
 
 def softmax(z):
     return np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
@@ -302,17 +304,20 @@ def test_an_object_is_made_again_when_a_part_is_replaced():
         n_made[0] += 1
         return n_made[0]
 
-    assert [arrays.cached("a", parts, make) for _ in range(3)] == [1, 1, 1]
+    assert [arrays.cached("a", parts, FLOAT64, make) for _ in range(3)] == [1, 1, 1]
     parts[0][:] = 7.0  # which the object, a view, has too
-    assert arrays.cached("a", [*parts], make) == 1
-    assert arrays.cached("b", parts, make) == 2
-    assert arrays.cached("a", [parts[0].copy(), parts[1]], make) == 3
-    assert arrays.cached("a", parts, make) == 4
+    assert arrays.cached("a", [*parts], FLOAT64, make) == 1
+    assert arrays.cached("b", parts, FLOAT64, make) == 2
+    assert arrays.cached("a", [parts[0].copy(), parts[1]], FLOAT64, make) == 3
+    assert arrays.cached("a", parts, FLOAT64, make) == 4
+    for copied in (parts[0].astype(np.float32), parts[0][::-1]):  # no view of these could be one of float64
+        made = [arrays.cached("c", [copied, parts[1]], FLOAT64, make) for _ in range(2)]
+        assert made[0] != made[1]
 
 
 def test_neither_arrays_nor_objects_are_pickled():
     network, arrays, published_arrays = published()
-    arrays.cached("a", published_arrays, object)
+    arrays.cached("a", published_arrays, FLOAT64, object)
     copied = pickle.loads(pickle.dumps(arrays))
     assert type(copied) is WeightArrays
     assert not copied.share_memory(network, published_arrays)
