@@ -31,7 +31,7 @@ _COPY_BYTES = 2**24
 #: Bytes of consecutive rows that are worth a read of their own.
 _NEIGHBOR_BYTES = 2**20
 
-#: Rows of a segment of an epoch.
+#: Most rows of a segment of an epoch.
 SEGMENT_ROWS = 2**17
 
 #: Bytes of streamed rows that are read at once, if they are whole mini-batches. Two such blocks are held.

@@ -38,14 +38,8 @@ class Predictor:
 
     Parameters
     ----------
-    coefs : sequence of Tensor of shape (n_out, n_in)
-    intercepts : sequence of Tensor of shape (n_out,)
-    activations : sequence of str or callable
-        One for each hidden layer.
-    out_activation : str
-        A key of ``OUTPUT_ACTIVATIONS``.
-    norms : sequence of sequence of Tensor, default=()
-        The tensors of each normalization.
+    coefs, intercepts, activations, out_activation, norms
+        As those of `FewRows`.
     """
 
     def __init__(
@@ -57,9 +51,8 @@ class Predictor:
         norms: Sequence[Sequence[Tensor]] = (),
     ) -> None:
         columns = [intercept.unsqueeze(-1) for intercept in intercepts]
-        functions = hidden_functions(activations, norms)
         self._first_coef, self._first_column = coefs[0], columns[0]
-        self._deeper = list(zip(columns[1:], coefs[1:], functions, strict=True))
+        self._deeper = list(zip(columns[1:], coefs[1:], hidden_functions(activations, norms), strict=True))
         self._activate_outputs_ = OUTPUT_ACTIVATIONS[out_activation]
         self._device, self._dtype = coefs[0].device, numpy_dtype(coefs[0])
         self._scratch: list[Scratch] = []  # of threads that predict no longer
@@ -71,9 +64,7 @@ class Predictor:
         self._few_rows: FewRows | None = None
         self._most_few_rows = 0
         if is_cpu:
-            self._few_rows = FewRows(
-                coefs, intercepts, activations, functions, self._activate_outputs_, are_normalized=bool(norms)
-            )
+            self._few_rows = FewRows(coefs, intercepts, activations, out_activation, norms)
             self._most_few_rows = min(FEW_ROWS, LARGE // (self._n_coefs * self._dtype.itemsize))
 
     def __call__(self, X: Any) -> Tensor:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from .activations import ActivationLike
+from .losses import OUTPUT_ACTIVATIONS
 from .matmul import ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS
+from .network import hidden_functions
 from .tensors import as_tensor
 
 #: Most rows that are few.
@@ -51,12 +53,10 @@ class FewRows:
     intercepts : sequence of Tensor of shape (n_out,)
     activations : sequence of str or callable
         One for each hidden layer.
-    functions : sequence of callable
-        Of the sums of each hidden layer, of shape (n_units, n_rows): normalization and activation.
-    activate_outputs_ : callable
-        Of the sums of the last layer.
-    are_normalized : bool
-        Whether there are normalizations.
+    out_activation : str
+        A key of ``OUTPUT_ACTIVATIONS``.
+    norms : sequence of sequence of Tensor, default=()
+        The tensors of each normalization.
     """
 
     def __init__(
@@ -64,18 +64,16 @@ class FewRows:
         coefs: Sequence[Tensor],
         intercepts: Sequence[Tensor],
         activations: Sequence[ActivationLike],
-        functions: Sequence[Callable[[Tensor], Tensor]],
-        activate_outputs_: Callable[[Tensor], Tensor],
-        *,
-        are_normalized: bool,
+        out_activation: str,
+        norms: Sequence[Sequence[Tensor]] = (),
     ) -> None:
         of_arrays: list[_ArrayFunction] = []
-        for name, function in zip(activations, functions, strict=True):
-            if are_normalized:
+        for name, function in zip(activations, hidden_functions(activations, norms), strict=True):
+            if norms:
                 of_arrays.append(partial(_call_transposed, function))
             else:
                 of_arrays.append(_ARRAY_FUNCTIONS.get(name) or partial(_call, function))
-        of_arrays.append(partial(_call_on_columns, activate_outputs_))
+        of_arrays.append(partial(_call_on_columns, OUTPUT_ACTIVATIONS[out_activation]))
         self._layers = [
             (coef.T, coef.T.numpy(), _numpy_rows(*coef.shape), intercept.numpy(), function)
             for coef, intercept, function in zip(coefs, intercepts, of_arrays, strict=True)

@@ -20,7 +20,7 @@ from .threads import share_product
 BoundProduct = Callable[[], object]
 
 #: Multiply-adds up to which numpy's BLAS has one thread, by itself on any processor: those of a product of matrices,
-#: and of one of a matrix and a vector.
+#: and of one in which a vector takes part.
 ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS = 2**18, 9_000
 
 #: Multiply-adds up to which numpy's BLAS is quicker, by up to three times: those of the kernels of OpenBLAS for
@@ -30,9 +30,6 @@ _SMALL = 1_000_000
 
 #: Rows or outputs up to which it is so where a summand is added, which PyTorch does in the same call.
 _NARROW = 16
-
-#: Length of vectors up to which their product has one thread in OpenBLAS.
-_SHORT = 10_000
 
 
 def quiet_numpy() -> np.errstate:
@@ -67,7 +64,7 @@ def bind_addmm(summand: Tensor, a: Tensor, b: Tensor, out: Tensor, *, bfloat16: 
 
 def bind_vecdot(a: Tensor, b: Tensor, out: Tensor) -> BoundProduct:
     """Return a call that writes ``(a * b).sum(-1)`` to `out`; see `bind_mm`."""
-    if out.device.type == "cpu" and a.ndim == 1 and len(a) <= _SHORT:
+    if out.device.type == "cpu" and a.ndim == 1 and len(a) <= ONE_BLAS_THREAD_FOR_VECTORS:
         return partial(np.dot, a.numpy(), b.numpy(), out.numpy())
     return partial(torch.linalg.vecdot, a, b, out=out)
 

@@ -32,6 +32,7 @@ def torch_dtype(dtype: np.dtype | type) -> torch.dtype:
     return torch.float32 if dtype == np.float32 else torch.float64
 
 
+#: For a ``with`` in which nothing is to be done.
 _NO_CONTEXT = nullcontext()
 
 #: Dtypes of the networks of numpy arrays.
@@ -122,7 +123,7 @@ def _to_numpy(values: Tensor) -> np.ndarray | sp.csr_array:
 def has_strides_of_tensors(array: np.ndarray) -> bool:
     """Whether a tensor can have the strides of an array: none is negative, or divides a number."""
     itemsize = array.itemsize
-    for stride in array.strides:  # noqa: SIM110 - a generator takes three times as long, of each prediction
+    for stride in array.strides:  # noqa: SIM110 - a generator takes three times as long
         if stride < 0 or stride % itemsize:
             return False
     return True

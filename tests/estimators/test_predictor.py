@@ -13,6 +13,7 @@ from sktorch_mlp import MLPTorchRegressor
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._estimators.predictor import BLOCK_ROWS, Predictor
 from tests.estimators.helpers import KINDS, RTOL, TARGETS, X, outputs, pair
+from tests.nn.helpers import OUT_ACTIVATIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -31,14 +32,6 @@ def module_and_predictor(out_activation="softmax"):
     linears = [layer for layer in module if isinstance(layer, nn.Linear)]
     weights, biases = ([getattr(layer, name).detach() for layer in linears] for name in ("weight", "bias"))
     return module, Predictor(weights, biases, ("tanh", "relu"), out_activation)
-
-
-OUT_ACTIVATIONS = {
-    "identity": lambda z: z,
-    "logistic": torch.sigmoid,
-    "softmax": lambda z: torch.softmax(z, 1),
-    "exp": torch.exp,
-}
 
 
 @pytest.fixture(autouse=True)

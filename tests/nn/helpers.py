@@ -45,6 +45,14 @@ MODULES = {
     "mish": nn.Mish,
 }
 
+#: Output activations of rows, by PyTorch.
+OUT_ACTIVATIONS = {
+    "identity": lambda z: z,
+    "logistic": torch.sigmoid,
+    "softmax": lambda z: torch.softmax(z, 1),
+    "exp": torch.exp,
+}
+
 
 def seeded(seed):
     """A generator of PyTorch with this seed."""

@@ -11,17 +11,8 @@ from torch.nn import functional
 from sktorch_mlp._nn import few_rows
 from sktorch_mlp._nn.activations import ACTIVATIONS, get_activation
 from sktorch_mlp._nn.few_rows import FEW_ROWS, FewRows
-from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
 from sktorch_mlp._nn.matmul import ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS, quiet_numpy
-from sktorch_mlp._nn.network import hidden_functions
-from tests.nn.helpers import seeded
-
-OUTPUTS = {
-    "identity": lambda z: z,
-    "logistic": torch.sigmoid,
-    "softmax": lambda z: torch.softmax(z, 1),
-    "exp": torch.exp,
-}
+from tests.nn.helpers import OUT_ACTIVATIONS, seeded
 
 
 def network(units, *, dtype=torch.float64):
@@ -32,10 +23,7 @@ def network(units, *, dtype=torch.float64):
 
 
 def forward_pass(coefs, intercepts, activation, out_activation="softmax", norms=()):
-    activations = [activation] * (len(coefs) - 1)
-    functions = hidden_functions(activations, norms)
-    outputs_ = OUTPUT_ACTIVATIONS[out_activation]
-    forward = FewRows(coefs, intercepts, activations, functions, outputs_, are_normalized=bool(norms))
+    forward = FewRows(coefs, intercepts, [activation] * (len(coefs) - 1), out_activation, norms)
 
     def call(X):
         with quiet_numpy():
@@ -46,7 +34,7 @@ def forward_pass(coefs, intercepts, activation, out_activation="softmax", norms=
 
 def expected(X, coefs, intercepts, activation, out_activation="softmax", norms=()):
     units = torch.from_numpy(np.ascontiguousarray(X))
-    modules = [*[get_activation(activation).module()] * (len(coefs) - 1), OUTPUTS[out_activation]]
+    modules = [*[get_activation(activation).module()] * (len(coefs) - 1), OUT_ACTIVATIONS[out_activation]]
     for layer, (coef, intercept, module) in enumerate(zip(coefs, intercepts, modules, strict=True)):
         units = functional.linear(units, coef, intercept)
         if norms and layer < len(norms):
@@ -59,7 +47,7 @@ def random_rows(n_rows, n_features, dtype=np.float64):
     return np.random.RandomState(n_rows).normal(size=(n_rows, n_features)).astype(dtype)
 
 
-@pytest.mark.parametrize("out_activation", OUTPUTS)
+@pytest.mark.parametrize("out_activation", OUT_ACTIVATIONS)
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, functional.softplus, nn.Softsign()], ids=str)
 def test_every_activation(activation, out_activation):
     layers = network((5, 7, 6, 3))
