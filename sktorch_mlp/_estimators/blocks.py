@@ -1,4 +1,4 @@
-"""Blocks of a prediction, computed by the calling thread and by helpers that are free."""
+"""Blocks of a prediction, computed by the calling thread and by helpers that are free; one block, by threads of PyTorch."""
 
 from __future__ import annotations
 
@@ -8,18 +8,40 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._nn.matmul import quiet_numpy
-from sktorch_mlp._nn.threads import ThreadChoice
+from sktorch_mlp._nn.threads import ThreadChoice, threads_for_large_calls
 from sktorch_mlp._training.threads import available_threads, on_one_thread
 
-#: Multiply-adds from which a prediction may be worth more than one thread, and from which it surely is, on an idle machine,
-#: times the bytes of a number. In between it takes some machines as long to wake another thread as that would help.
-LARGE, _VERY_LARGE = 320_000_000, 3_200_000_000
+#: Multiply-adds from which helpers pay, on an idle machine, times the bytes of a number. To wake one takes some machines 0.2 ms.
+_LARGE = 320_000_000
+
+_R = TypeVar("_R")
+
+
+class _Callers:
+    """How many threads of the program predict something large at this moment."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_callers = 0
+
+    def __enter__(self) -> int:
+        with self._lock:
+            self._n_callers += 1
+            return self._n_callers
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._n_callers -= 1
+
+
+_callers = _Callers()
 
 
 class _Helpers:
@@ -29,21 +51,15 @@ class _Helpers:
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
         self._n_threads = 0
-        self._n_callers = 0
 
     def run(self, blocks: _Blocks, n_threads: int) -> None:
         """Compute all blocks on the calling thread, and on helpers that no other caller has."""
-        with self._lock:
-            self._n_callers += 1
-            n_helpers = min(n_threads - self._n_callers, blocks.n_blocks - 1)
-        try:
+        with _callers as n_callers:
+            n_helpers = min(n_threads - n_callers, blocks.n_blocks - 1)
             if n_helpers > 0:
                 self._ask(n_helpers, blocks)
             blocks.work()
             blocks.finish()
-        finally:
-            with self._lock:
-                self._n_callers -= 1
 
     def _ask(self, n_helpers: int, blocks: _Blocks) -> None:
         """Let helpers compute, if they can be had."""
@@ -126,10 +142,6 @@ def compute_blocks(
         _helpers.run(_Blocks(compute, store, n_blocks), n_threads)
 
 
-#: By size of the prediction, in powers of two.
-_choices: dict[int, ThreadChoice] = {}
-
-
 def predict_blocks(
     predict: Callable[[Rows], Tensor],
     rows: Rows,
@@ -169,12 +181,40 @@ def predict_blocks(
     def store(block: int, values: Tensor) -> None:
         predictions[slices[block]] = values
 
-    on_threads = partial(compute_blocks, compute, store, len(slices))
-    size = n_operations * like.itemsize
-    n_threads = available_threads() if may_share and size > LARGE and len(slices) > 1 else 1
-    if n_threads == 1 or size >= _VERY_LARGE:
-        on_threads(n_threads)
-    else:
-        choice = _choices.setdefault(size.bit_length(), ThreadChoice(n_operations))
-        choice.call(partial(on_threads, 1), partial(on_threads, n_threads), n_operations)
+    is_large = n_operations * like.itemsize > _LARGE
+    n_threads = available_threads() if may_share and is_large and len(slices) > 1 else 1
+    compute_blocks(compute, store, len(slices), n_threads)
     return predictions
+
+
+#: By size of the block, in powers of two.
+_choices: dict[int, ThreadChoice] = {}
+
+
+def share_block(compute: Callable[[], _R], n_operations: int, n_bytes: int) -> _R:
+    """Compute a block alone, or its large products on the threads of PyTorch, if these are quicker.
+
+    Those spin as long as the next product may come, and so are there at once where helpers would first have to wake. Where
+    several threads of the program predict, the cores have enough to do.
+
+    Parameters
+    ----------
+    compute : callable
+        Its bits do not depend on the threads that large calls are allowed.
+    n_operations : int
+        Multiply-adds.
+    n_bytes : int
+        Of a number.
+    """
+    n_threads = available_threads()
+    with _callers as n_callers:
+        if n_threads == 1 or n_callers > 1:
+            return compute()
+        size = (n_operations * n_bytes).bit_length()
+        choice = _choices.setdefault(size, ThreadChoice(n_operations))
+        return choice.call(compute, partial(_call_with_threads, n_threads, compute), n_operations)
+
+
+def _call_with_threads(n_threads: int, compute: Callable[[], _R]) -> _R:
+    with threads_for_large_calls(n_threads):
+        return compute()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from sktorch_mlp._nn.matmul import Scratch, addmm, quiet_numpy
 from sktorch_mlp._nn.network import hidden_functions
 from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype, without_autocast
 
-from .blocks import LARGE, predict_blocks
+from .blocks import predict_blocks, share_block
 
 #: Rows predicted at a time, at most: enough to keep the products busy, few enough to stay in cache.
 BLOCK_ROWS = 2048
@@ -26,11 +26,17 @@ BLOCK_ROWS = 2048
 #: Bytes of the rows of a block that are cast, unless so few rows have more.
 _CAST_BYTES, _FEWEST_ROWS = 2**21, 64
 
+#: Multiply-adds from which the products of one block may be worth more threads, and from which there are two blocks at least,
+#: times the bytes of a number.
+_SHARED, _DIVIDED = 32_000_000, 800_000_000
+
 #: Multiply-adds for each pair of blocks that several threads share, and into how many smaller blocks at most.
 _PAIR_OF_BLOCKS, _N_BLOCKS = 100_000_000, 8
 
 #: Predictions at the same time whose memory is kept for the next ones.
 _N_SCRATCHES = 4
+
+_R = TypeVar("_R")
 
 
 class Predictor:
@@ -63,9 +69,10 @@ class Predictor:
         self._may_share = is_cpu and all(isinstance(name, str) for name in activations)
         self._few_rows: FewRows | None = None
         self._most_few_rows = 0
+        self._seen: set[int] = set()  # rows of blocks whose products may be worth more threads
         if is_cpu:
             self._few_rows = FewRows(coefs, intercepts, activations, out_activation, norms)
-            self._most_few_rows = min(FEW_ROWS, LARGE // (self._n_coefs * self._dtype.itemsize))
+            self._most_few_rows = min(FEW_ROWS, _DIVIDED // (self._n_coefs * self._dtype.itemsize))
 
     def __call__(self, X: Any) -> Tensor:
         """Activated outputs, of shape (n_rows, n_outputs). Their bits do not depend on the number of threads.
@@ -80,7 +87,7 @@ class Predictor:
         if X.dtype != self._dtype:
             X = cast(as_tensor(X), self._first_coef.dtype).numpy()
         with without_autocast(self._device), quiet_numpy():
-            return torch.from_numpy(self._few_rows(X))
+            return torch.from_numpy(self._compute_block(partial(self._few_rows, X), len(X)))
 
     @torch.no_grad()
     def predict_rows(self, rows: Rows) -> Tensor:
@@ -91,7 +98,7 @@ class Predictor:
         n_blocks = self._count_blocks(rows)
         with without_autocast(self._device), quiet_numpy():
             if n_blocks == 1:
-                return self._predict(rows, first_coef)
+                return self._compute_block(partial(self._predict, rows, first_coef), len(rows))
             return predict_blocks(
                 partial(self._predict, first_coef=first_coef),
                 rows,
@@ -102,6 +109,19 @@ class Predictor:
                 may_share=self._may_share,
             )
 
+    def _compute_block(self, compute: Callable[[], _R], n_rows: int) -> _R:
+        """Compute the only block, on several threads where that may pay.
+
+        A number of rows that has not come before may not come again: then it would not pay to find out.
+        """
+        n_operations, n_bytes = n_rows * self._n_coefs, self._dtype.itemsize
+        if n_operations * n_bytes < _SHARED or self._few_rows is None:
+            return compute()
+        if n_rows not in self._seen:
+            self._seen.add(n_rows)
+            return compute()
+        return share_block(compute, n_operations, n_bytes)
+
     def _count_blocks(self, rows: Rows) -> int:
         """Blocks of a prediction: as many for any number of threads, so that its bits are the same, too."""
         most_rows = BLOCK_ROWS
@@ -109,7 +129,7 @@ class Predictor:
             row_bytes = self._first_coef.shape[1] * self._first_coef.itemsize
             most_rows = min(most_rows, max(_FEWEST_ROWS, _CAST_BYTES // row_bytes))
         n_blocks, n_operations = -(-len(rows) // most_rows), len(rows) * self._n_coefs
-        if self._may_share and n_operations * self._dtype.itemsize > LARGE:
+        if self._may_share and n_operations * self._dtype.itemsize > _DIVIDED:
             n_pairs = min(_N_BLOCKS // 2, max(1, n_operations // _PAIR_OF_BLOCKS))
             n_blocks = max(n_blocks + n_blocks % 2, 2 * n_pairs)
         return n_blocks

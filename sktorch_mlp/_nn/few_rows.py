@@ -11,12 +11,12 @@ from torch import Tensor
 
 from .activations import ActivationLike
 from .losses import OUTPUT_ACTIVATIONS
-from .matmul import ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS
+from .matmul import ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS, mm
 from .network import hidden_functions
 from .tensors import as_tensor
 
 #: Most rows that are few.
-FEW_ROWS = 256
+FEW_ROWS = 128
 
 #: A function of an array, in place where it can be.
 _ArrayFunction = Callable[[np.ndarray], np.ndarray]
@@ -87,7 +87,7 @@ class FewRows:
         units = X
         for coef, coef_array, numpy_rows, intercept, activate in self._layers:
             by_numpy = len(units) in numpy_rows
-            units = np.dot(units, coef_array) if by_numpy else torch.mm(as_tensor(units), coef).numpy()
+            units = np.dot(units, coef_array) if by_numpy else mm(as_tensor(units), coef).numpy()
             units += intercept
             units = activate(units)
         return units

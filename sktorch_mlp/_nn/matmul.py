@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .threads import share_product
+from .threads import share_product, share_product_once
 
 #: A product that writes to the same buffer at every call.
 BoundProduct = Callable[[], object]
@@ -88,12 +88,17 @@ class Scratch:
         return self._last[:size].view(n_units, n_rows)
 
 
+def mm(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``a @ b`` on a CPU, in new memory."""
+    return share_product_once(partial(torch.mm, a, b), a, b)
+
+
 def addmm(summand: Tensor, a: Tensor, b: Tensor, scratch: Scratch, *, bfloat16: bool = False) -> Tensor:
     """Return ``a @ b + summand``, in memory of `scratch`; see `bind_mm`."""
     out = scratch.empty(len(a), b.shape[-1], a)
     if bfloat16:
         return _addmm_bfloat16(summand, a, b, out)
-    return torch.addmm(summand, a, b, out=out)
+    return share_product_once(partial(torch.addmm, summand, a, b, out=out), a, b)
 
 
 def _adds_by_numpy(a: Tensor, b: Tensor) -> bool:

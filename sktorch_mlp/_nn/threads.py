@@ -36,6 +36,10 @@ _COLLAPSE = 3.0
 #: Share of the time that goes into trying the slower number of threads again, at most.
 _TRIED_AGAIN = 0.02
 
+#: After how many times their time several threads that were slower are tried again: soon, since one slow call may be
+#: chance, then ever later, and at last so that two calls have that share.
+_LEAST_PATIENCE, _LATER, _MOST_PATIENCE = 2.0, 4.0, 2 / _TRIED_AGAIN
+
 _R = TypeVar("_R")
 
 _local = threading.local()  # .n_threads: how many large calls of this thread may use
@@ -49,7 +53,7 @@ def set_own_threads(n_threads: int) -> None:
 
 @contextmanager
 def threads_for_large_calls(n_threads: int) -> Iterator[None]:
-    """Let large calls that are made ready in the meantime use up to so many threads; all else has one.
+    """Let large calls that are made, or made ready, in the meantime use up to so many threads; all else has one.
 
     PyTorch must have been set to one thread.
     """
@@ -68,9 +72,12 @@ class _Contention:
     ----------
     ends : float
         When several threads may be tried again, in seconds of `time.perf_counter`.
+    patience : float
+        After how many times their time they are tried again when they are in each other's way the next time.
     """
 
     ends = 0.0
+    patience = _LEAST_PATIENCE
 
 
 _contention = _Contention()
@@ -78,6 +85,9 @@ _contention = _Contention()
 
 class ThreadChoice:
     """One thread or several: whichever was quicker when last tried.
+
+    Several are tried in two calls, one after the other: the first wakes them. Where they are slower they are tried
+    again soon, and then more and more seldom, as another library's threads spin for some 100 ms after its last product.
 
     Parameters
     ----------
@@ -98,6 +108,8 @@ class ThreadChoice:
         self._seconds = [expected, expected]  # of a typical call, on one thread and on several
         self._is_shared = True  # whether several were quicker
         self._try_other = clock() + expected / _TRIED_AGAIN  # when to try the other
+        self._are_awake = False  # whether the last call has woken several
+        self._patience = _LEAST_PATIENCE  # after how many times their time several are tried again
 
     def call(self, alone: Callable[[], _R], shared: Callable[[], _R], n_operations: int) -> _R:
         """Call one of two functions, of so many multiply-adds, that return the same."""
@@ -112,16 +124,24 @@ class ThreadChoice:
 
     def _learn(self, share: bool, is_trial: bool, seconds: float, began: float, scale: float) -> None:
         typical = seconds * scale
+        has_collapsed = share and typical > _COLLAPSE * self._seconds[False]
+        only_wakes = is_trial and share and not (self._are_awake or has_collapsed)
+        self._are_awake = share
+        if only_wakes:
+            return
         self._seconds[share] = typical if is_trial else min(typical, (self._seconds[share] + typical) / 2)
         self._is_shared = self._seconds[True] < self._seconds[False]
-        wait = seconds / _TRIED_AGAIN
-        if is_trial:
-            self._try_other = began + wait
-        elif share and not self._is_shared:  # one slow call may be chance: try again soon
-            wait = 2 * seconds
-            self._try_other = began + wait
-        if share and typical > _COLLAPSE * self._seconds[False]:
-            self._contention.ends = max(self._contention.ends, began + wait)
+        if self._is_shared:
+            self._patience = self._contention.patience = _LEAST_PATIENCE
+            if is_trial:
+                self._try_other = began + seconds / _TRIED_AGAIN
+        elif share or is_trial:
+            patience = max(self._patience, self._contention.patience) if has_collapsed else self._patience
+            self._try_other = began + seconds * patience
+            self._patience = min(_LATER * patience, _MOST_PATIENCE)
+            if has_collapsed:
+                self._contention.ends = max(self._contention.ends, self._try_other)
+                self._contention.patience = self._patience
 
 
 class _TimedCall:
@@ -144,11 +164,15 @@ class _TimedCall:
         return self._choice.call(call, partial(self._share, call), self._n_operations)
 
     def _share(self, call: Callable[[], Any]) -> Any:
-        set_own_threads(self._n_threads)
-        try:
-            return call()
-        finally:
-            set_own_threads(1)
+        return _call_on(self._n_threads, call)
+
+
+def _call_on(n_threads: int, call: Callable[[], _R]) -> _R:
+    set_own_threads(n_threads)
+    try:
+        return call()
+    finally:
+        set_own_threads(1)
 
 
 def share_elementwise(call: Callable[..., Any], n_operations: int) -> Callable[..., Any]:
@@ -159,16 +183,25 @@ def share_elementwise(call: Callable[..., Any], n_operations: int) -> Callable[.
 
 def share_product(call: Callable[[], Any], a: Tensor, b: Tensor) -> Callable[[], Any]:
     """Let a call that multiplies two matrices use more threads, if it is large and its bits stay the same."""
-    n_operations = a.numel() * b.shape[-1]
-    n_threads = _n_threads(n_operations)
-    if n_threads > 1 and min(*a.shape[-2:], b.shape[-1]) >= _WIDE:
-        n_threads = _n_invariant(_layout(a), _layout(b), a.dtype, n_threads)
-        return call if n_threads == 1 else _TimedCall(call, n_threads, n_operations)
-    return call
+    n_threads = _n_threads_of_product(a, b)
+    return call if n_threads == 1 else _TimedCall(call, n_threads, a.numel() * b.shape[-1])
+
+
+def share_product_once(call: Callable[[], _R], a: Tensor, b: Tensor) -> _R:
+    """Multiply two matrices on the threads that `share_product` would allow."""
+    n_threads = _n_threads_of_product(a, b)
+    return call() if n_threads == 1 else _call_on(n_threads, call)
 
 
 def _n_threads(n_operations: int) -> int:
     return max(1, min(getattr(_local, "n_threads", 1), n_operations // _OPERATIONS_PER_THREAD))
+
+
+def _n_threads_of_product(a: Tensor, b: Tensor) -> int:
+    n_threads = _n_threads(a.numel() * b.shape[-1])
+    if n_threads == 1 or a.device.type != "cpu" or min(*a.shape[-2:], b.shape[-1]) < _WIDE:
+        return 1
+    return _n_invariant(_layout(a), _layout(b), a.dtype, n_threads)
 
 
 def _layout(matrix: Tensor) -> tuple[tuple[int, ...], bool]:
@@ -176,7 +209,7 @@ def _layout(matrix: Tensor) -> tuple[tuple[int, ...], bool]:
     return tuple(matrix.shape), matrix.stride(-1) == 1
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _n_invariant(a: Any, b: Any, dtype: torch.dtype, n_threads: int) -> int:
     """Find how many threads, at most `n_threads`, give a product of these layouts the bits that one gives it."""
     generator = torch.Generator("cpu").manual_seed(0)

@@ -10,6 +10,7 @@ import torch
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
 from sktorch_mlp._estimators import blocks
 from sktorch_mlp._estimators.blocks import compute_blocks
+from sktorch_mlp._nn import threads
 
 X = np.random.RandomState(0).randn(3000, 60).astype(np.float32)
 
@@ -96,40 +97,87 @@ def test_bits_do_not_depend_on_the_number_of_threads(models, which, n_rows, two_
     assert all(np.array_equal(predictions[0], others) for others in predictions[1:])
 
 
-def test_one_thread_predicts_where_it_is_quicker(models, two_torch_threads, monkeypatch):
-    class Choice:
-        def __init__(self, n_operations):
-            assert n_operations == 144_100 * 3000
+class Choice:
+    """A choice that takes what it is told, and notes what it is asked."""
 
-        def call(self, alone, shared, n_operations):
-            n_calls.append(n_operations)
-            return (alone if len(n_calls) == 1 else shared)()
+    asked, share = [], True
 
-    n_calls, shared_by, run = [], [], blocks._Helpers.run
+    def __init__(self, n_operations):
+        pass
 
-    def record(self, work, n_threads):
-        shared_by.append(n_threads)
-        run(self, work, n_threads)
+    def call(self, alone, shared, n_operations):
+        self.asked.append(n_operations)
+        return (shared if self.share else alone)()
 
+
+@pytest.fixture
+def choice(monkeypatch):
     monkeypatch.setattr(blocks, "ThreadChoice", Choice)
     monkeypatch.setattr(blocks, "_choices", {})
-    monkeypatch.setattr(blocks._Helpers, "run", record)
-    models[0](X)
-    assert shared_by == []
-    models[0](X)
-    assert shared_by == [2]
-    models[0](X[:500])  # too few rows to choose
-    models[0](np.tile(X, (4, 1)))  # so many that threads surely pay
-    assert n_calls == [144_100 * 3000] * 2
-    assert shared_by == [2, 2]
+    monkeypatch.setattr(Choice, "asked", [])
+    return Choice
+
+
+@pytest.fixture
+def threads_of_products(monkeypatch):
+    """The threads that PyTorch has in each product of a block."""
+    seen, call_on = [], threads._call_on
+
+    def record(n_threads, call):
+        seen.append(n_threads)
+        return call_on(n_threads, call)
+
+    monkeypatch.setattr(threads, "_call_on", record)
+    return seen
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_rows", [80, 128, 129, 200, 333, 800])
+def test_products_of_one_block_on_threads_of_pytorch(n_rows, dtype, choice, threads_of_products, two_torch_threads):
+    features = np.random.RandomState(1).randn(n_rows, 700).astype(dtype)
+    model = MLPTorchClassifier((150, 40), device="cpu").partial_fit(features, np.arange(n_rows) % 3, classes=[0, 1, 2])
+    first = model.predict_proba(features)
+    assert choice.asked == []  # it may be the only call with so many rows
+    choice.share = False
+    alone = model.predict_proba(features)
+    assert threads_of_products == []
+    choice.share = True
+    shared = model.predict_proba(features)
+    assert choice.asked == [(700 * 150 + 150 * 40 + 40 * 3) * n_rows] * 2
+    assert set(threads_of_products) <= {2}  # where the bits stay the same
+    assert np.array_equal(alone, first)
+    assert np.array_equal(shared, first)
+    model.predict_proba(features[:40])
+    torch.set_num_threads(1)
+    model.predict_proba(features)
+    assert len(choice.asked) == 2
+
+
+@pytest.mark.parametrize("n_rows", [100, 200])
+def test_only_large_products_are_shared(n_rows, choice, threads_of_products, two_torch_threads, monkeypatch):
+    monkeypatch.setattr(threads, "_n_invariant", lambda a, b, dtype, n_threads: n_threads)
+    features = np.random.RandomState(1).randn(n_rows, 700)
+    model = MLPTorchRegressor((150, 40), device="cpu").partial_fit(features, features[:, :2])
+    alone, shared = model.predict(features), model.predict(features)
+    assert threads_of_products == [2]  # the first layer's
+    np.testing.assert_allclose(shared, alone, rtol=1e-12)
+
+
+def test_one_prediction_at_a_time_has_threads_of_pytorch(choice, threads_of_products, two_torch_threads):
+    features = np.random.RandomState(1).randn(200, 700)
+    model = MLPTorchClassifier((150,), device="cpu").partial_fit(features, np.arange(200) % 3, classes=[0, 1, 2])
+    expected = model.predict_proba(features)
+    with blocks._callers:
+        assert np.array_equal(model.predict_proba(features), expected)
+    assert choice.asked == threads_of_products == []
 
 
 def test_many_threads_at_once_get_what_one_gets(models, two_torch_threads):
     expected, results = models[0](X), []
-    threads = [threading.Thread(target=lambda: results.append(models[0](X))) for _ in range(16)]
-    for thread in threads:
+    others = [threading.Thread(target=lambda: results.append(models[0](X))) for _ in range(16)]
+    for thread in others:
         thread.start()
-    for thread in threads:
+    for thread in others:
         thread.join(60)
     assert len(results) == 16
     assert all(np.array_equal(result, expected) for result in results)
@@ -144,12 +192,12 @@ def test_blocks_in_inference_mode(models, two_torch_threads):
 
 
 def test_functions_of_the_user_run_on_the_callers_thread(two_torch_threads):
-    threads = set()
+    callers = set()
 
     def activation(units):
-        threads.add(threading.current_thread())
+        callers.add(threading.current_thread())
         return torch.tanh(units)
 
     model = MLPTorchClassifier((300, 40), activation=activation, device="cpu")
     model.partial_fit(X[:100], X[:100, 0] > 0, classes=[False, True]).predict(X)
-    assert threads == {threading.current_thread()}
+    assert callers == {threading.current_thread()}

@@ -33,6 +33,8 @@ def parent():
     torch.ones(1500, 1500) @ torch.ones(1500, 1500)
     np.ones((1500, 1500)) @ np.ones((1500, 1500))
     model = LARGE.fit(X, Y)
+    for _ in range(20):  # products of one block, on threads of OpenMP
+        model.predict_proba(X[:500])
     yield model, model.predict_proba(X)
     torch.set_num_threads(before)
 
@@ -61,7 +63,9 @@ def _in_child(function):
 def _predict(parent):
     model, expected = parent
     assert np.array_equal(model.predict_proba(X), expected)
-    assert np.array_equal(model.predict_proba(X[:1]), model.predict_proba(X[:1]))
+    for n_rows in (1, 500):
+        few = [model.predict_proba(X[:n_rows]) for _ in range(3)]
+        assert np.array_equal(few, [few[0]] * 3)
 
 
 def _fit(parent):
