@@ -80,6 +80,7 @@ def cases(scale: float) -> dict[str, Case]:
     return {
         "predict_proba": _prediction("predict_proba", replace(binary, features=50), 20_000, scale),
         "predict_proba_mnist": _prediction("predict_proba", shape, 10_000, scale),
+        "predict_proba_few": _prediction("predict_proba", shape, 200, scale),
         "predict_row": _prediction("predict", shape, 1, scale),
         "iris": _fit("fit of iris", iris, scale),
         "digits": _fit("fit of digits", digits, scale),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sktorch_mlp._data.rows import Rows, cast
 from sktorch_mlp._nn.activations import ActivationLike
-from sktorch_mlp._nn.few_rows import FEW_ROWS, FewRows
+from sktorch_mlp._nn.few_rows import FewRows, most_few_rows
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
 from sktorch_mlp._nn.matmul import Scratch, addmm, quiet_numpy
 from sktorch_mlp._nn.network import hidden_functions
@@ -26,9 +26,11 @@ BLOCK_ROWS = 2048
 #: Bytes of the rows of a block that are cast, unless so few rows have more.
 _CAST_BYTES, _FEWEST_ROWS = 2**21, 64
 
-#: Multiply-adds from which the products of one block may be worth more threads, and from which there are two blocks at least,
-#: times the bytes of a number.
-_SHARED, _DIVIDED = 32_000_000, 800_000_000
+#: Multiply-adds from which the products of one block may be worth more threads.
+_SHARED = 4_000_000
+
+#: Multiply-adds up to which there is one block, times the bytes of a number.
+_ONE_BLOCK = 800_000_000
 
 #: Multiply-adds for each pair of blocks that several threads share, and into how many smaller blocks at most.
 _PAIR_OF_BLOCKS, _N_BLOCKS = 100_000_000, 8
@@ -72,7 +74,7 @@ class Predictor:
         self._seen: set[int] = set()  # rows of blocks whose products may be worth more threads
         if is_cpu:
             self._few_rows = FewRows(coefs, intercepts, activations, out_activation, norms)
-            self._most_few_rows = min(FEW_ROWS, _DIVIDED // (self._n_coefs * self._dtype.itemsize))
+            self._most_few_rows = min(most_few_rows(self._dtype), _ONE_BLOCK // (self._n_coefs * self._dtype.itemsize))
 
     def __call__(self, X: Any) -> Tensor:
         """Activated outputs, of shape (n_rows, n_outputs). Their bits do not depend on the number of threads.
@@ -115,7 +117,7 @@ class Predictor:
         A number of rows that has not come before may not come again: then it would not pay to find out.
         """
         n_operations, n_bytes = n_rows * self._n_coefs, self._dtype.itemsize
-        if n_operations * n_bytes < _SHARED or self._few_rows is None:
+        if n_operations < _SHARED or self._few_rows is None:
             return compute()
         if n_rows not in self._seen:
             self._seen.add(n_rows)
@@ -129,13 +131,13 @@ class Predictor:
             row_bytes = self._first_coef.shape[1] * self._first_coef.itemsize
             most_rows = min(most_rows, max(_FEWEST_ROWS, _CAST_BYTES // row_bytes))
         n_blocks, n_operations = -(-len(rows) // most_rows), len(rows) * self._n_coefs
-        if self._may_share and n_operations * self._dtype.itemsize > _DIVIDED:
+        if self._may_share and n_operations * self._dtype.itemsize > _ONE_BLOCK:
             n_pairs = min(_N_BLOCKS // 2, max(1, n_operations // _PAIR_OF_BLOCKS))
             n_blocks = max(n_blocks + n_blocks % 2, 2 * n_pairs)
         return n_blocks
 
     def _predict(self, rows: Rows, first_coef: Tensor) -> Tensor:
-        if self._few_rows is not None and len(rows) <= FEW_ROWS and not rows.is_sparse:
+        if self._few_rows is not None and len(rows) <= self._most_few_rows and not rows.is_sparse:
             X = rows.X if isinstance(rows.X, Tensor) else rows[:].X
             assert isinstance(X, Tensor)
             return torch.from_numpy(self._few_rows(cast(X, first_coef.dtype).numpy()))

@@ -15,8 +15,8 @@ from .matmul import ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS, mm
 from .network import hidden_functions
 from .tensors import as_tensor
 
-#: Most rows that are few.
-FEW_ROWS = 128
+#: Bytes of the values of one feature in most rows that are few.
+_FEW_BYTES = 1024
 
 #: A function of an array, in place where it can be.
 _ArrayFunction = Callable[[np.ndarray], np.ndarray]
@@ -91,6 +91,11 @@ class FewRows:
             units += intercept
             units = activate(units)
         return units
+
+
+def most_few_rows(dtype: np.dtype) -> int:
+    """Most rows that are few, of values of a dtype."""
+    return _FEW_BYTES // dtype.itemsize
 
 
 def _numpy_rows(n_out: int, n_in: int) -> range:

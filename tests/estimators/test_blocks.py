@@ -157,7 +157,7 @@ def test_products_of_one_block_on_threads_of_pytorch(n_rows, dtype, choice, thre
 def test_only_large_products_are_shared(n_rows, choice, threads_of_products, two_torch_threads, monkeypatch):
     monkeypatch.setattr(threads, "_n_invariant", lambda a, b, dtype, n_threads: n_threads)
     features = np.random.RandomState(1).randn(n_rows, 700)
-    model = MLPTorchRegressor((150, 40), device="cpu").partial_fit(features, features[:, :2])
+    model = MLPTorchRegressor(hidden_layer_sizes=(150, 40), device="cpu").partial_fit(features, features[:, :2])
     alone, shared = model.predict(features), model.predict(features)
     assert threads_of_products == [2]  # the first layer's
     np.testing.assert_allclose(shared, alone, rtol=1e-12)
