@@ -79,6 +79,7 @@ def test_the_calls_have_their_sizes():
     assert [case.title for case in every.values()] == [
         "predict_proba: 20000×50, layers 100, float64",
         "predict_proba: 10000×784, layers 128-64, float64",
+        "predict_proba: 200×784, layers 128-64, float64",
         "predict: 1×784, layers 128-64, float64",
         "fit of iris: 150×4, layers 100, batch 150, float64",
         "fit of digits: 1437×64, layers 100, batch 200, float64",

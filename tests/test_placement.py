@@ -366,9 +366,9 @@ def test_rows_that_stay_on_the_host_are_copied_while_kernels_run(small_device, c
     classifier(max_iter=1, verbose=True).fit(X, Y)
     assert "of X are read in blocks, and sent to cuda" in capsys.readouterr().out
     costs = [costs_of_an_epoch(small_device, batch_size=batch_size) for batch_size in (40, 20)]
-    # Each mini-batch is a block here. It costs a copy of its rows, one of the learning rate of its step, and that its reader
-    # waits for the copy before; all else is as for rows on the device.
-    assert costs == [(2 + 2 * 6 - 1, 1, 2 + 6), (2 + 2 * 12 - 1, 1, 2 + 12)]
+    # Each mini-batch is a block here. It costs copies of its rows and of their places, one of the learning rate of its step, and
+    # that its reader waits for the copies before; all else is as for rows on the device.
+    assert costs == [(2 + 3 * 6 - 1, 1, 2 + 6), (2 + 3 * 12 - 1, 1, 2 + 12)]
     assert all(copy.n_values <= 40 * 6 for copy in small_device.to_device if copy.call == "copy_")
 
 

@@ -12,6 +12,9 @@ from sktorch_mlp._nn.tensors import ROW_DTYPES
 #: Rows between two that are asked for, up to which they are read along: a call costs more.
 _GAP = 64
 
+#: Bytes that are read at once, or one chunk of the file.
+_PIECE_BYTES = 2**22
+
 
 class DiskArray:
     """A 2-D array of numbers that is read from disk rows at a time.
@@ -74,28 +77,39 @@ class DiskArray:
         """Read the rows of some indices into an array, which may be of another dtype."""
         order = np.argsort(rows)
         ascending = rows[order]
-        starts = np.flatnonzero(np.diff(ascending, prepend=-_GAP - 1) > _GAP)
+        has_gap = np.diff(ascending, prepend=-_GAP - 1) > _GAP
+        begins_piece = np.diff(ascending // self._piece_rows, prepend=-1) > 0
+        starts = np.flatnonzero(has_gap | begins_piece)
         for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
             first, last = ascending[start], ascending[stop - 1]
             values, wanted = self._read(slice(first, last + 1), out.dtype), ascending[start:stop] - first
-            has_gaps = len(values) != len(wanted) or (np.diff(wanted) != 1).any()
-            out[order[start:stop]] = values[wanted] if has_gaps else values
+            out[_as_slice(order[start:stop])] = values[_as_slice(wanted)]
+
+    @property
+    def _piece_rows(self) -> int:
+        """Rows that are read at once, whole chunks of the file: larger memory would have to be found anew each time."""
+        chunk_bytes = max(1, self.nbytes // max(1, len(self)) * self.chunk_rows)
+        return self.chunk_rows * max(1, _PIECE_BYTES // chunk_bytes)
 
     def _read(self, rows: slice, dtype: np.dtype | None = None) -> np.ndarray:
         """Read rows, and cast them if `dtype` is a lower precision."""
         values = np.asarray(self._array[rows]).astype(self.dtype, copy=False)
-        with np.errstate(over="ignore"):
-            if dtype is not None and dtype.kind == self.dtype.kind == "f" and dtype.itemsize < self.dtype.itemsize:
+        if dtype is not None and dtype.kind == self.dtype.kind == "f" and dtype.itemsize < self.dtype.itemsize:
+            with np.errstate(over="ignore"):
                 values = values.astype(dtype)
-            may_be_wrong = values.dtype.kind == "f" and not np.isfinite(values.sum())
-        if may_be_wrong:
-            (wrong,) = np.nonzero(~np.isfinite(values).all(1))
-            if len(wrong):
-                row = (rows.start or 0) + wrong[0]
-                raise ValueError(
-                    f"Input X contains NaN or infinity, in row {row}, or a value too large for {values.dtype!r}."
-                )
+        is_finite = np.isfinite(values)
+        if not is_finite.all():
+            wrong = (rows.start or 0) + int(np.argmin(is_finite.all(1)))
+            raise ValueError(
+                f"Input X contains NaN or infinity, in row {wrong}, or a value too large for {values.dtype!r}."
+            )
         return values
+
+
+def _as_slice(places: np.ndarray) -> slice | np.ndarray:
+    """The same places as a slice, if they follow each other."""
+    follow_each_other = (np.diff(places) == 1).all()
+    return slice(places[0], places[-1] + 1) if follow_each_other else places
 
 
 def is_disk_array(X: Any) -> bool:

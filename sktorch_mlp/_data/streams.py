@@ -5,9 +5,9 @@ A thread reads one block of rows while training takes the one before.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sktorch_mlp._nn.inputs import Batch, DenseBatch
-from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype, squeeze_stack
+from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype
+from sktorch_mlp._nn.threads import readers
 
 from .arrays import Chunk, ChunkedRows, DiskArray
 from .batches import MiniBatches, SampleWeights, Segment
@@ -30,44 +30,54 @@ Item = TypeVar("Item")
 class Block:
     """Memory for a block of rows, on the host and on the device. A reader fills it while training has another one.
 
+    Rows stand in the order in which they are read. Mini-batches gather theirs by their places.
+
     Parameters
     ----------
     rows : Rows
         What it is filled with, and where it goes.
-    shape : (int, int)
-        Networks, and rows of each.
+    n_rows : int
     within : Block, default=None
         A block at least as large, whose memory this one shares.
 
     Attributes
     ----------
-    host : ndarray of shape (n_networks * n_rows, n_features)
+    host : ndarray of shape (n_rows, n_features)
         Where the rows are written.
-    rows : Tensor of shape (n_networks, n_rows, n_features)
+    host_places : ndarray of shape (n_rows,)
+        Where their places are written, in the order of mini-batches.
+    rows, places : Tensor
         The same on the device.
     """
 
-    def __init__(self, rows: Rows, shape: tuple[int, int], within: Block | None = None) -> None:
-        n_rows = math.prod(shape)
+    def __init__(self, rows: Rows, n_rows: int, within: Block | None = None) -> None:
         if within is None:
             is_wider = rows.source_dtype.itemsize >= rows.batch_dtype.itemsize
             dtype = rows.dtype if is_wider else rows.source_dtype  # wide values travel narrow, narrow ones as they are
-            host = torch.empty(n_rows, rows.X.shape[1], dtype=dtype, device="cpu")
-            is_cpu, is_cuda = rows.device.type == "cpu", rows.device.type == "cuda"
-            self._host = host.pin_memory() if is_cuda else host
-            self._on_device = host if is_cpu else torch.empty_like(host, device=rows.device)
-            self._copies = _Copies(rows.device) if is_cuda else None
+            self._copies = _Copies(rows.device) if rows.device.type == "cuda" else None
+            self._host, self.rows = self._allocate((n_rows, rows.X.shape[1]), dtype, rows.device)
+            self._host_places, self.places = self._allocate((n_rows,), torch.int64, rows.device)
         else:
-            self._host, self._on_device = within._host[:n_rows], within._on_device[:n_rows]
             self._copies = within._copies
-        self.host, self.rows = self._host.numpy(), self._on_device.unflatten(0, shape)
+            self._host, self.rows = within._host[:n_rows], within.rows[:n_rows]
+            self._host_places, self.places = within._host_places[:n_rows], within.places[:n_rows]
+        self.host, self.host_places = self._host.numpy(), self._host_places.numpy()
+
+    def _allocate(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Memory on the host and on the device, which may be the same."""
+        host = torch.empty(shape, dtype=dtype, device="cpu")
+        if device.type == "cpu":
+            return host, host
+        return host.pin_memory() if self._copies else host, torch.empty_like(host, device=device)
 
     def send(self) -> None:
         """Begin to copy what has been written to the device. Called by the reader."""
+        parts = [(self._host, self.rows), (self._host_places, self.places)]
         if self._copies is not None:
-            self._copies.begin(self._host, self._on_device)
-        elif self._on_device is not self._host:
-            self._on_device.copy_(self._host)
+            self._copies.begin(parts)
+        elif self.rows is not self._host:
+            for host, on_device in parts:
+                on_device.copy_(host)
 
     def wait_until_writable(self) -> None:
         """Wait for the end of the last copy. Called by the reader."""
@@ -94,11 +104,13 @@ class _Copies:
         self._is_copied, self._is_computed = torch.cuda.Event(), torch.cuda.Event()
         self.release()  # its memory may have been that of others, who still compute
 
-    def begin(self, host: Tensor, on_device: Tensor) -> None:
-        on_device.record_stream(self._stream)  # its memory goes to nobody else before the end, as after Ctrl-C
+    def begin(self, parts: Sequence[tuple[Tensor, Tensor]]) -> None:
+        for _, on_device in parts:
+            on_device.record_stream(self._stream)  # its memory goes to nobody else before the end, as after Ctrl-C
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(self._is_computed)
-            on_device.copy_(host, non_blocking=True)
+            for host, on_device in parts:
+                on_device.copy_(host, non_blocking=True)
             self._is_copied.record(self._stream)
 
     def wait_for_last(self) -> None:
@@ -131,14 +143,9 @@ class StreamedSegment(Segment):
         within: StreamedSegment | None = None,
     ) -> None:
         super().__init__(samples, sizes, n_train, n_missing)
-        self.block: Block = Block(samples.rows, (len(n_train), sum(sizes)), None if within is None else within.block)
-        parts = [squeeze_stack(part) for part in self.block.rows.split(sizes, 1)]
-        dtype = samples.rows.batch_dtype
-        self._cast_from: list[Tensor] = []
-        if self.block.rows.dtype != dtype:
-            buffer = parts[0].new_empty(parts[0].shape, dtype=dtype)
-            self._cast_from, parts = parts, [buffer[..., :size, :] for size in sizes]
-        self._dense_batches = [DenseBatch(part) for part in parts]
+        self.block: Block = Block(samples.rows, self._rows.numel(), None if within is None else within.block)
+        in_block = replace(samples.rows, X=self.block.rows)
+        self._loaders = in_block.loaders(self.block.places.view_as(self._rows), sizes)
 
     def load(self, rows: Tensor, target_rows: Tensor, *, once: bool = False) -> None:
         """Take targets and weights of these rows, which the block has already."""
@@ -152,13 +159,6 @@ class StreamedSegment(Segment):
         if isinstance(self.weights, SampleWeights):
             ones = np.ones(self.block.host.shape[:1], self.block.host.dtype)
             self.weights.set(as_tensor(ones if weights is None else weights, self._gathered.device))
-
-    def batches(self) -> Iterator[Batch]:
-        """Yield the mini-batches; each is valid until the next one."""
-        for i, batch in enumerate(self._dense_batches):
-            if self._cast_from:
-                batch.rows.copy_(self._cast_from[i])
-            yield batch
 
 
 class StreamedBatches(MiniBatches):
@@ -250,7 +250,9 @@ class StreamedBatches(MiniBatches):
             targets, weights = self._empty_labels(len(places))
             for start, piece in chunks.take(len(places)):
                 to = places[start : start + len(piece.X)]
-                segment.block.host[to], targets[:, to] = piece.X, piece.targets
+                stop = start + len(piece.X)
+                segment.block.host[start:stop], targets[:, to] = piece.X, piece.targets
+                segment.block.host_places[to] = np.arange(start, stop)
                 if weights is not None:
                     weights[to] = piece.weights
             segment.block.send()
@@ -309,14 +311,17 @@ def _read_rows(
     """
     for segment, rows, indices in zip(segments, on_host, on_device, strict=True):
         assert isinstance(segment, StreamedSegment)
-        segment.block.wait_until_writable()
-        _read(X, rows.flatten().numpy(), segment.block.host)
-        segment.block.send()
+        block, in_batches = segment.block, rows.flatten().numpy()
+        block.wait_until_writable()
+        order = np.argsort(in_batches)
+        _read(X, in_batches[order], block.host)
+        block.host_places[order] = np.arange(len(order))
+        block.send()
         yield partial(segment.load, *indices)
 
 
 def _read(X: object, indices: np.ndarray, out: np.ndarray) -> None:
-    """Read rows of X into an array, on the calling thread alone."""
+    """Read rows of X, of ascending indices, into an array, on the calling thread alone."""
     if isinstance(X, DiskArray):
         X.read_into(out, indices)
         return
@@ -342,9 +347,11 @@ class ReadAhead(Generic[Item]):
 
     def _begin(self) -> Callable[[], object]:
         """Begin to make the next item, and return a function that waits for it."""
+        readers.enter()  # before the thread begins: no call on all cores is to meet it
         try:
-            return self._reader.submit(next, self._items, _END).result
+            return self._reader.submit(_read_next, self._items).result
         except RuntimeError:  # no thread can be started, since the main thread has ended for example
+            readers.leave()
             return partial(next, self._items, _END)
 
     def __iter__(self) -> Iterator[Item]:
@@ -355,3 +362,10 @@ class ReadAhead(Generic[Item]):
 
 
 _END = object()
+
+
+def _read_next(items: Iterator[Item]) -> object:
+    try:
+        return next(items, _END)
+    finally:
+        readers.leave()

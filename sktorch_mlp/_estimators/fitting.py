@@ -186,8 +186,7 @@ def run_stochastic(params: MLPParameters, fit: Fit) -> Warnings:
     if not isinstance(params.batch_size, str) and params.batch_size > fit.n_rows:
         messages += [_BATCH_SIZE_CLIPPED]
     n_steps = fit.n_rows / options.batch_size * options.max_iter
-    step_size, n_readers = fit.network.n_coefs * options.batch_size, int(fit.data.train.rows.is_streamed)
-    call_with_threads(partial(train_fit, fit), step_size, n_steps, n_readers)
+    call_with_threads(partial(train_fit, fit), fit.network.n_coefs * options.batch_size, n_steps)
 
     is_finite = _all_finite(fit.network.flat)
     if progress.stop_reason == "diverged" or not is_finite:

@@ -65,6 +65,30 @@ def threads_for_large_calls(n_threads: int) -> Iterator[None]:
         _local.n_threads = before
 
 
+class _Readers:
+    """Threads of this process that read rows at this moment, and need a core: the same for all calls.
+
+    Threads that spin on that core take it from the reader, or wait behind it for the next tick of the system's clock.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.n_active = 0
+
+    def enter(self) -> None:
+        """Note that one will begin."""
+        with self._lock:
+            self.n_active += 1
+
+    def leave(self) -> None:
+        """Note that one has ended."""
+        with self._lock:
+            self.n_active -= 1
+
+
+readers = _Readers()
+
+
 class _Contention:
     """When threads were last in each other's way, or in that of other programs: the same for all calls of a process.
 
@@ -151,23 +175,28 @@ class _TimedCall:
     ----------
     call : callable
     n_threads, n_operations : int
-    **options
-        Of `ThreadChoice`.
+    choice : ThreadChoice
+        Of all calls like this one.
+    n_beside_reader : int
+        Threads while another one reads.
     """
 
-    def __init__(self, call: Callable[..., Any], n_threads: int, n_operations: int, **options: Any) -> None:
+    def __init__(
+        self, call: Callable[..., Any], n_threads: int, n_operations: int, choice: ThreadChoice, n_beside_reader: int
+    ) -> None:
         self._call, self._n_threads, self._n_operations = call, n_threads, n_operations
-        self._choice = ThreadChoice(n_operations, **options)
+        self._choice, self._n_beside_reader = choice, n_beside_reader
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = partial(self._call, *args, **kwargs)
-        return self._choice.call(call, partial(self._share, call), self._n_operations)
-
-    def _share(self, call: Callable[[], Any]) -> Any:
-        return _call_on(self._n_threads, call)
+        if readers.n_active and self._n_beside_reader < self._n_threads:
+            return _call_on(self._n_beside_reader, call)
+        return self._choice.call(call, partial(_call_on, self._n_threads, call), self._n_operations)
 
 
 def _call_on(n_threads: int, call: Callable[[], _R]) -> _R:
+    if n_threads == 1:
+        return call()
     set_own_threads(n_threads)
     try:
         return call()
@@ -177,28 +206,41 @@ def _call_on(n_threads: int, call: Callable[[], _R]) -> _R:
 
 def share_elementwise(call: Callable[..., Any], n_operations: int) -> Callable[..., Any]:
     """Let an elementwise call use more threads, if it is large. No number of threads changes its bits."""
-    n_threads = _n_threads(n_operations)
-    return call if n_threads == 1 else _TimedCall(call, n_threads, n_operations)
+    return _share(call, n_operations, lambda n_threads: n_threads, partial(ThreadChoice, n_operations))
 
 
 def share_product(call: Callable[[], Any], a: Tensor, b: Tensor) -> Callable[[], Any]:
     """Let a call that multiplies two matrices use more threads, if it is large and its bits stay the same."""
-    n_threads = _n_threads_of_product(a, b)
-    return call if n_threads == 1 else _TimedCall(call, n_threads, a.numel() * b.shape[-1])
+    n_operations = _n_operations(a, b)
+    choice = partial(_choice_of_products, _layout(a), _layout(b), a.dtype, n_operations)
+    return _share(call, n_operations, partial(_n_threads_of_product, a, b), choice)
 
 
 def share_product_once(call: Callable[[], _R], a: Tensor, b: Tensor) -> _R:
     """Multiply two matrices on the threads that `share_product` would allow."""
-    n_threads = _n_threads_of_product(a, b)
-    return call() if n_threads == 1 else _call_on(n_threads, call)
+    return _call_on(_n_threads_of_product(a, b, _most_threads(_n_operations(a, b))), call)
 
 
-def _n_threads(n_operations: int) -> int:
+def _share(
+    call: Callable[..., Any], n_operations: int, allowed: Callable[[int], int], choice: Callable[[], ThreadChoice]
+) -> Callable[..., Any]:
+    """Let a call use more threads; ``allowed(n_threads)`` says how many of these do not change its bits."""
+    n_threads = allowed(_most_threads(n_operations))
+    if n_threads == 1:
+        return call
+    n_beside_reader = allowed(n_threads - 1) if n_threads == _local.n_threads else n_threads
+    return _TimedCall(call, n_threads, n_operations, choice(), n_beside_reader)
+
+
+def _most_threads(n_operations: int) -> int:
     return max(1, min(getattr(_local, "n_threads", 1), n_operations // _OPERATIONS_PER_THREAD))
 
 
-def _n_threads_of_product(a: Tensor, b: Tensor) -> int:
-    n_threads = _n_threads(a.numel() * b.shape[-1])
+def _n_operations(a: Tensor, b: Tensor) -> int:
+    return a.numel() * b.shape[-1]
+
+
+def _n_threads_of_product(a: Tensor, b: Tensor, n_threads: int) -> int:
     if n_threads == 1 or a.device.type != "cpu" or min(*a.shape[-2:], b.shape[-1]) < _WIDE:
         return 1
     return _n_invariant(_layout(a), _layout(b), a.dtype, n_threads)
@@ -207,6 +249,12 @@ def _n_threads_of_product(a: Tensor, b: Tensor) -> int:
 def _layout(matrix: Tensor) -> tuple[tuple[int, ...], bool]:
     """Shape, and whether the last axis is contiguous."""
     return tuple(matrix.shape), matrix.stride(-1) == 1
+
+
+@lru_cache(maxsize=256)
+def _choice_of_products(a: Any, b: Any, dtype: torch.dtype, n_operations: int) -> ThreadChoice:
+    """One choice for all products of these layouts: each mini-batch that is read from disk has two of its own."""
+    return ThreadChoice(n_operations)
 
 
 @lru_cache(maxsize=4096)

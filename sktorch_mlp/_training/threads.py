@@ -119,7 +119,7 @@ def on_one_thread(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return call
 
 
-def call_with_threads(function: Callable[[], _R], step_size: int, n_steps: float, n_readers: int = 0) -> _R:
+def call_with_threads(function: Callable[[], _R], step_size: int, n_steps: float) -> _R:
     """Train: let large calls of a long fit use more threads, and keep those of BLAS out of the way.
 
     Parameters
@@ -129,13 +129,11 @@ def call_with_threads(function: Callable[[], _R], step_size: int, n_steps: float
         Multiply-adds of a training step.
     n_steps : float
         Most steps.
-    n_readers : int, default=0
-        Threads that read meanwhile, and need a core.
     """
     if step_size <= ONE_BLAS_THREAD:
         return function()
     is_long = step_size >= _LARGE_STEP and step_size * n_steps >= _LONG_FIT
-    with threads_for_large_calls(max(1, available_threads() - n_readers) if is_long else 1):
+    with threads_for_large_calls(available_threads() if is_long else 1):
         return on_one_blas_thread(function)()
 
 

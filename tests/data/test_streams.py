@@ -13,6 +13,7 @@ from sktorch_mlp._data.batches import MiniBatches
 from sktorch_mlp._data.rows import BLOCK_BYTES, SEGMENT_ROWS, Rows
 from sktorch_mlp._data.shuffling import Shuffler
 from sktorch_mlp._data.streams import ReadAhead, StreamedBatches
+from sktorch_mlp._nn.threads import readers
 from tests.data.helpers import CPU, N_ROWS, WEIGHTS, X, Y, make_samples
 from tests.data.test_arrays import Recorded
 
@@ -181,12 +182,25 @@ def test_the_next_item_is_made_while_one_is_used():
             assert made[place + 1].wait(10)
 
 
+def test_the_reader_is_known_while_it_reads():
+    def items():
+        for _ in range(3):
+            active.append(readers.n_active)
+            yield
+
+    active: list[int] = []
+    list(ReadAhead(items()))
+    assert active == [1, 1, 1]
+    assert readers.n_active == 0
+
+
 def test_without_threads_to_start_items_are_made_when_they_are_needed(monkeypatch):
     def no_threads(self):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", no_threads)
     assert list(ReadAhead(iter(range(5)))) == list(range(5))
+    assert readers.n_active == 0
 
 
 def test_an_error_of_the_reader_is_that_of_the_epoch():
@@ -198,6 +212,7 @@ def test_an_error_of_the_reader_is_that_of_the_epoch():
     assert next(read) == 1
     with pytest.raises(OSError, match="no such file"):
         next(read)
+    assert readers.n_active == 0
 
 
 def test_a_reader_ends_with_its_epoch():

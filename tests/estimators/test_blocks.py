@@ -120,11 +120,12 @@ def choice(monkeypatch):
 
 @pytest.fixture
 def threads_of_products(monkeypatch):
-    """The threads that PyTorch has in each product of a block."""
+    """The threads that PyTorch has in each product that is shared."""
     seen, call_on = [], threads._call_on
 
     def record(n_threads, call):
-        seen.append(n_threads)
+        if n_threads > 1:
+            seen.append(n_threads)
         return call_on(n_threads, call)
 
     monkeypatch.setattr(threads, "_call_on", record)

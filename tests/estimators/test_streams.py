@@ -18,7 +18,6 @@ from skorch.callbacks import EpochTimer
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
-from sktorch_mlp._estimators import fitting
 from tests.estimators.helpers import KINDS, LABELS, MULTILABEL, SMALL, TARGETS, WEIGHTS, X, ours, outputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -58,20 +57,6 @@ class Chunked:
 
 
 # Arrays on disk ------------------------------------------------------------------------
-
-
-def test_the_thread_that_reads_has_a_core(on_disk, monkeypatch):
-    call_with_threads, n_readers = fitting.call_with_threads, []
-
-    def record(function, step_size, n_steps, n):
-        n_readers.append(n)
-        call_with_threads(function, step_size, n_steps, n)
-
-    monkeypatch.setattr(fitting, "call_with_threads", record)
-    stored = on_disk(X)
-    ours("classifier").fit(X, LABELS)
-    ours("classifier").fit(stored, LABELS)
-    assert n_readers == [0, int(not isinstance(stored, np.memmap))]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from sktorch_mlp._nn.threads import _Contention, _TimedCall, share_elementwise, share_product, threads_for_large_calls
+from sktorch_mlp._nn.threads import (
+    ThreadChoice,
+    _Contention,
+    _TimedCall,
+    readers,
+    share_elementwise,
+    share_product,
+    threads_for_large_calls,
+)
 
 pytestmark = pytest.mark.usefixtures("two_torch_threads")
 
@@ -23,7 +31,8 @@ class Simulation:
         self.seen = []
 
     def make_call(self):
-        return _TimedCall(self._work, 2, 10**7, contention=self.contention, clock=lambda: self.now)
+        choice = ThreadChoice(10**7, contention=self.contention, clock=lambda: self.now)
+        return _TimedCall(self._work, 2, 10**7, choice, n_beside_reader=1)
 
     def _work(self):
         n_threads = torch.get_num_threads()
@@ -93,13 +102,43 @@ def test_threads_that_sleep_are_woken_before_they_are_tried():
     assert simulation.seen[-500:].count(2) > 450
 
 
+def test_a_thread_that_reads_has_a_core():
+    simulation = Simulation(on_one=0.0008, on_two=0.0005)
+    call = simulation.make_call()
+    assert call() == 2
+    readers.enter()
+    assert [call() for _ in range(100)] == [1] * 100
+    readers.leave()
+    assert 2 in [call() for _ in range(3)]  # one of which tries one thread
+
+
+def test_calls_that_leave_a_core_need_not_leave_another():
+    with threads_for_large_calls(8):
+        few, many = (share_elementwise(torch.get_num_threads, n_threads * 2_000_000) for n_threads in (7, 8))
+    readers.enter()
+    assert (few(), many()) == (7, 7)
+    readers.leave()
+    assert (few(), many()) == (7, 8)
+
+
+def test_products_of_the_same_layout_have_one_choice():
+    a, b = torch.randn(200, 300), torch.randn(300, 100)
+    with threads_for_large_calls(2):
+        calls = [share_product(lambda: None, a.clone(), b.clone()) for _ in range(2)]
+        other = share_product(lambda: None, a.mT.contiguous().mT, b)
+    if isinstance(calls[0], _TimedCall):
+        assert calls[0]._choice is calls[1]._choice
+    if isinstance(other, _TimedCall):
+        assert other._choice is not calls[0]._choice
+
+
 def test_the_setting_comes_back_after_an_error():
     def fail():
         assert torch.get_num_threads() == 2
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        _TimedCall(fail, 2, 10**7, contention=_Contention())()
+        _TimedCall(fail, 2, 10**7, ThreadChoice(10**7, contention=_Contention()), 1)()
     assert torch.get_num_threads() == 1
 
 

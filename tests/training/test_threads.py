@@ -15,9 +15,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from sktorch_mlp import MLPTorchClassifier
 from sktorch_mlp._nn import compat
-from sktorch_mlp._nn import threads as nn_threads
 from sktorch_mlp._training import threads
-from sktorch_mlp._training.threads import available_threads, call_with_threads, on_one_blas_thread, on_one_thread
+from sktorch_mlp._training.threads import available_threads, on_one_blas_thread, on_one_thread
 
 pytestmark = pytest.mark.usefixtures("two_torch_threads")
 
@@ -152,14 +151,6 @@ def test_interrupts_leave_the_settings(blas):
             assert n_interrupted > 290
     finally:
         signal.signal(signal.SIGALRM, before)
-
-
-@pytest.mark.parametrize(("n_readers", "expected"), [(0, 4), (1, 3), (5, 1)])
-def test_threads_that_read_have_cores_of_their_own(n_readers, expected, monkeypatch):
-    monkeypatch.setattr(threads, "available_threads", lambda: 4)
-    seen = []
-    call_with_threads(lambda: seen.append(getattr(nn_threads._local, "n_threads", 1)), 10**7, 10**6, n_readers)
-    assert seen == [expected]
 
 
 def test_as_many_as_pytorch_is_set_to_and_as_there_are_cores():
