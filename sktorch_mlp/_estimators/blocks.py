@@ -194,8 +194,8 @@ _choices: dict[int, ThreadChoice] = {}
 def share_block(compute: Callable[[], _R], n_operations: int, n_bytes: int) -> _R:
     """Compute a block alone, or its large products on the threads of PyTorch, if these are quicker.
 
-    Those spin as long as the next product may come, and so are there at once where helpers would first have to wake. Where
-    several threads of the program predict, the cores have enough to do.
+    Those spin as long as the next product may come, and so are there at once where helpers would first have to wake. Each
+    thread of the program would have its own, and where several predict the cores have enough to do: so only the main one has.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def share_block(compute: Callable[[], _R], n_operations: int, n_bytes: int) -> _
     n_bytes : int
         Of a number.
     """
-    n_threads = available_threads()
+    n_threads = available_threads() if threading.current_thread() is threading.main_thread() else 1
     with _callers as n_callers:
         if n_threads == 1 or n_callers > 1:
             return compute()

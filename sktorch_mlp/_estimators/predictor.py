@@ -89,6 +89,8 @@ class Predictor:
         if X.dtype != self._dtype:
             X = cast(as_tensor(X), self._first_coef.dtype).numpy()
         with without_autocast(self._device), quiet_numpy():
+            if len(X) * self._n_coefs < _SHARED:  # one row notices the call below
+                return torch.from_numpy(self._few_rows(X))
             return torch.from_numpy(self._compute_block(partial(self._few_rows, X), len(X)))
 
     @torch.no_grad()

@@ -131,14 +131,16 @@ class ThreadChoice:
         expected = n_operations * _SECONDS_PER_OPERATION
         self._seconds = [expected, expected]  # of a typical call, on one thread and on several
         self._is_shared = True  # whether several were quicker
-        self._try_other = clock() + expected / _TRIED_AGAIN  # when to try the other
+        self._spent = 0.0  # seconds in calls until now
+        self._try_one = expected / _TRIED_AGAIN  # after how many of them to try one: a fit of few calls should not
+        self._try_several = 0.0  # when to try several
         self._are_awake = False  # whether the last call has woken several
         self._patience = _LEAST_PATIENCE  # after how many times their time several are tried again
 
     def call(self, alone: Callable[[], _R], shared: Callable[[], _R], n_operations: int) -> _R:
         """Call one of two functions, of so many multiply-adds, that return the same."""
         began = self._clock()
-        is_trial = began >= self._try_other
+        is_trial = self._spent >= self._try_one if self._is_shared else began >= self._try_several
         share = self._is_shared != is_trial
         if share and began < self._contention.ends:
             share = is_trial = False
@@ -148,6 +150,7 @@ class ThreadChoice:
 
     def _learn(self, share: bool, is_trial: bool, seconds: float, began: float, scale: float) -> None:
         typical = seconds * scale
+        self._spent += seconds
         has_collapsed = share and typical > _COLLAPSE * self._seconds[False]
         only_wakes = is_trial and share and not (self._are_awake or has_collapsed)
         self._are_awake = share
@@ -158,13 +161,13 @@ class ThreadChoice:
         if self._is_shared:
             self._patience = self._contention.patience = _LEAST_PATIENCE
             if is_trial:
-                self._try_other = began + seconds / _TRIED_AGAIN
+                self._try_one = self._spent + seconds / _TRIED_AGAIN
         elif share or is_trial:
             patience = max(self._patience, self._contention.patience) if has_collapsed else self._patience
-            self._try_other = began + seconds * patience
+            self._try_several = began + seconds * patience
             self._patience = min(_LATER * patience, _MOST_PATIENCE)
             if has_collapsed:
-                self._contention.ends = max(self._contention.ends, self._try_other)
+                self._contention.ends = max(self._contention.ends, self._try_several)
                 self._contention.patience = self._patience
 
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -164,13 +165,17 @@ def test_only_large_products_are_shared(n_rows, choice, threads_of_products, two
     np.testing.assert_allclose(shared, alone, rtol=1e-12)
 
 
-def test_one_prediction_at_a_time_has_threads_of_pytorch(choice, threads_of_products, two_torch_threads):
+def test_one_prediction_of_the_main_thread_has_threads_of_pytorch(choice, threads_of_products, two_torch_threads):
     features = np.random.RandomState(1).randn(200, 700)
     model = MLPTorchClassifier((150,), device="cpu").partial_fit(features, np.arange(200) % 3, classes=[0, 1, 2])
     expected = model.predict_proba(features)
     with blocks._callers:
         assert np.array_equal(model.predict_proba(features), expected)
+    with ThreadPoolExecutor(1) as executor:
+        assert np.array_equal(executor.submit(model.predict_proba, features).result(60), expected)
     assert choice.asked == threads_of_products == []
+    assert np.array_equal(model.predict_proba(features), expected)
+    assert len(choice.asked) == 1
 
 
 def test_many_threads_at_once_get_what_one_gets(models, two_torch_threads):
