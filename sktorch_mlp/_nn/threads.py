@@ -221,6 +221,8 @@ def share_product(call: Callable[[], Any], a: Tensor, b: Tensor) -> Callable[[],
 
 def share_product_once(call: Callable[[], _R], a: Tensor, b: Tensor) -> _R:
     """Multiply two matrices on the threads that `share_product` would allow."""
+    if getattr(_local, "n_threads", 1) == 1:  # one row notices what follows
+        return call()
     return _call_on(_n_threads_of_product(a, b, _most_threads(_n_operations(a, b))), call)
 
 
