@@ -75,6 +75,8 @@ class DiskArray:
 
     def read_into(self, out: np.ndarray, rows: np.ndarray) -> None:
         """Read the rows of some indices into an array, which may be of another dtype."""
+        if not len(rows):
+            return
         order = np.argsort(rows)
         ascending = rows[order]
         has_gap = np.diff(ascending, prepend=-_GAP - 1) > _GAP

@@ -281,9 +281,7 @@ class _Pieces:
         while start < n_rows:
             chunk = self._rest or next(self._chunks, None)
             if chunk is None:
-                raise ValueError(
-                    f"The chunks of X have {n_rows - start} rows fewer than the first time. {_SAME_EACH_TIME}"
-                )
+                raise ValueError(f"The chunks of X have fewer rows than the first time. {_SAME_EACH_TIME}")
             X, targets, weights = chunk
             n = min(n_rows - start, len(X))
             self._rest = Chunk(X[n:], targets[:, n:], None if weights is None else weights[n:]) if n < len(X) else None
@@ -347,12 +345,12 @@ class ReadAhead(Generic[Item]):
 
     def _begin(self) -> Callable[[], object]:
         """Begin to make the next item, and return a function that waits for it."""
-        readers.enter()  # before the thread begins: no call on all cores is to meet it
         try:
-            return self._reader.submit(_read_next, self._items).result
+            following = self._reader.submit(next, self._items, _END)
         except RuntimeError:  # no thread can be started, since the main thread has ended for example
-            readers.leave()
             return partial(next, self._items, _END)
+        readers.begin(following)
+        return following.result
 
     def __iter__(self) -> Iterator[Item]:
         with self._reader:
@@ -362,10 +360,3 @@ class ReadAhead(Generic[Item]):
 
 
 _END = object()
-
-
-def _read_next(items: Iterator[Item]) -> object:
-    try:
-        return next(items, _END)
-    finally:
-        readers.leave()

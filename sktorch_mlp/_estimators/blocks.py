@@ -25,20 +25,21 @@ _R = TypeVar("_R")
 
 
 class _Callers:
-    """How many threads of the program predict something large at this moment."""
+    """Threads of the program that predict something large at this moment.
+
+    They are no count, which Ctrl-C between two statements might leave too high for good.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._n_callers = 0
+        self._threads: set[int] = set()
 
     def __enter__(self) -> int:
-        with self._lock:
-            self._n_callers += 1
-            return self._n_callers
+        """Enter, and return how many there are."""
+        self._threads.add(threading.get_ident())
+        return len(self._threads)
 
     def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._n_callers -= 1
+        self._threads.discard(threading.get_ident())
 
 
 _callers = _Callers()

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,9 @@ _TRIED_AGAIN = 0.02
 #: chance, then ever later, and at last so that two calls have that share.
 _LEAST_PATIENCE, _LATER, _MOST_PATIENCE = 2.0, 4.0, 2 / _TRIED_AGAIN
 
+#: Seconds after which it is so in any case: a process that was stopped for an hour would wait for days.
+_LONGEST_WAIT = 60.0
+
 _R = TypeVar("_R")
 
 _local = threading.local()  # .n_threads: how many large calls of this thread may use
@@ -65,6 +69,14 @@ def threads_for_large_calls(n_threads: int) -> Iterator[None]:
         _local.n_threads = before
 
 
+class _Work(Protocol):
+    """What a thread does, such as a future."""
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        ...
+
+
 class _Readers:
     """Threads of this process that read rows at this moment, and need a core: the same for all calls.
 
@@ -72,18 +84,20 @@ class _Readers:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.n_active = 0
+        self._work: list[weakref.ref[_Work]] = []  # no count, which Ctrl-C might leave too high for good
 
-    def enter(self) -> None:
-        """Note that one will begin."""
-        with self._lock:
-            self.n_active += 1
+    def begin(self, work: _Work) -> None:
+        """Note that a thread reads until this work is done, or gone."""
+        self._work = [known for known in self._work if _is_going_on(known)] + [weakref.ref(work)]
 
-    def leave(self) -> None:
-        """Note that one has ended."""
-        with self._lock:
-            self.n_active -= 1
+    def are_at_work(self) -> bool:
+        """Whether one reads now."""
+        return any(map(_is_going_on, self._work))
+
+
+def _is_going_on(known: weakref.ref[_Work]) -> bool:
+    work = known()
+    return work is not None and not work.done()
 
 
 readers = _Readers()
@@ -161,10 +175,10 @@ class ThreadChoice:
         if self._is_shared:
             self._patience = self._contention.patience = _LEAST_PATIENCE
             if is_trial:
-                self._try_one = self._spent + seconds / _TRIED_AGAIN
+                self._try_one = self._spent + min(seconds / _TRIED_AGAIN, _LONGEST_WAIT)
         elif share or is_trial:
             patience = max(self._patience, self._contention.patience) if has_collapsed else self._patience
-            self._try_several = began + seconds * patience
+            self._try_several = began + seconds + min(seconds * (patience - 1), _LONGEST_WAIT)
             self._patience = min(_LATER * patience, _MOST_PATIENCE)
             if has_collapsed:
                 self._contention.ends = max(self._contention.ends, self._try_several)
@@ -192,7 +206,7 @@ class _TimedCall:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = partial(self._call, *args, **kwargs)
-        if readers.n_active and self._n_beside_reader < self._n_threads:
+        if self._n_beside_reader < self._n_threads and readers.are_at_work():
             return _call_on(self._n_beside_reader, call)
         return self._choice.call(call, partial(_call_on, self._n_threads, call), self._n_operations)
 

@@ -160,7 +160,7 @@ def test_chunks_are_shuffled_within_blocks_with_their_targets():
 
 @pytest.mark.parametrize(
     ("sizes", "n_rows", "what"),
-    [([100, 49], 150, "1 rows fewer"), ([100, 50], 149, "more rows"), ([99, 1], 99, "more")],
+    [([100, 49], 150, "fewer rows"), ([100, 50], 149, "more rows"), ([99, 1], 99, "more")],
 )
 def test_chunks_must_give_the_same_rows_each_time(sizes, n_rows, what):
     streamed = StreamedBatches(_chunked(sizes, False, n_rows), [Shuffler(np.arange(0), None)], 40, block_bytes=1)
@@ -183,15 +183,20 @@ def test_the_next_item_is_made_while_one_is_used():
 
 
 def test_the_reader_is_known_while_it_reads():
+    known = [threading.Event() for _ in range(4)]
+
     def items():
-        for _ in range(3):
-            active.append(readers.n_active)
+        for event in known:
+            assert event.wait(10)
             yield
 
-    active: list[int] = []
-    list(ReadAhead(items()))
-    assert active == [1, 1, 1]
-    assert readers.n_active == 0
+    read = iter(ReadAhead(items()))
+    for event in known:
+        assert readers.are_at_work()
+        event.set()
+        next(read)
+    assert list(read) == []
+    assert not readers.are_at_work()
 
 
 def test_without_threads_to_start_items_are_made_when_they_are_needed(monkeypatch):
@@ -200,7 +205,7 @@ def test_without_threads_to_start_items_are_made_when_they_are_needed(monkeypatc
 
     monkeypatch.setattr(threading.Thread, "start", no_threads)
     assert list(ReadAhead(iter(range(5)))) == list(range(5))
-    assert readers.n_active == 0
+    assert not readers.are_at_work()
 
 
 def test_an_error_of_the_reader_is_that_of_the_epoch():
@@ -212,7 +217,7 @@ def test_an_error_of_the_reader_is_that_of_the_epoch():
     assert next(read) == 1
     with pytest.raises(OSError, match="no such file"):
         next(read)
-    assert readers.n_active == 0
+    assert not readers.are_at_work()
 
 
 def test_a_reader_ends_with_its_epoch():

@@ -169,13 +169,26 @@ def test_one_prediction_of_the_main_thread_has_threads_of_pytorch(choice, thread
     features = np.random.RandomState(1).randn(200, 700)
     model = MLPTorchClassifier((150,), device="cpu").partial_fit(features, np.arange(200) % 3, classes=[0, 1, 2])
     expected = model.predict_proba(features)
-    with blocks._callers:
-        assert np.array_equal(model.predict_proba(features), expected)
     with ThreadPoolExecutor(1) as executor:
+        executor.submit(blocks._callers.__enter__).result()
+        assert np.array_equal(model.predict_proba(features), expected)
+        executor.submit(blocks._callers.__exit__).result()
         assert np.array_equal(executor.submit(model.predict_proba, features).result(60), expected)
     assert choice.asked == threads_of_products == []
     assert np.array_equal(model.predict_proba(features), expected)
     assert len(choice.asked) == 1
+
+
+def test_a_prediction_that_was_interrupted_is_forgotten(choice, two_torch_threads):
+    """Ctrl-C may come after it has been noted, and before anything that would end it."""
+    features = np.random.RandomState(1).randn(200, 700)
+    model = MLPTorchClassifier((150,), device="cpu").partial_fit(features, np.arange(200) % 3, classes=[0, 1, 2])
+    model.predict_proba(features)
+    blocks._callers.__enter__()
+    for _ in range(2):
+        model.predict_proba(features)
+    assert len(choice.asked) == 2
+    assert not blocks._callers._threads
 
 
 def test_many_threads_at_once_get_what_one_gets(models, two_torch_threads):

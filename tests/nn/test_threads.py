@@ -1,5 +1,7 @@
 """Large calls on one thread or on several: the same bits, and whichever is quicker."""
 
+from concurrent.futures import Future
+
 import pytest
 import torch
 
@@ -106,18 +108,20 @@ def test_a_thread_that_reads_has_a_core():
     simulation = Simulation(on_one=0.0008, on_two=0.0005)
     call = simulation.make_call()
     assert call() == 2
-    readers.enter()
+    reading = Future()
+    readers.begin(reading)
     assert [call() for _ in range(100)] == [1] * 100
-    readers.leave()
+    reading.set_result(None)
     assert 2 in [call() for _ in range(3)]  # one of which tries one thread
 
 
 def test_calls_that_leave_a_core_need_not_leave_another():
     with threads_for_large_calls(8):
         few, many = (share_elementwise(torch.get_num_threads, n_threads * 2_000_000) for n_threads in (7, 8))
-    readers.enter()
+    reading = Future()
+    readers.begin(reading)
     assert (few(), many()) == (7, 7)
-    readers.leave()
+    del reading  # Ctrl-C has ended what would have set it
     assert (few(), many()) == (7, 8)
 
 
@@ -130,6 +134,19 @@ def test_products_of_the_same_layout_have_one_choice():
         assert calls[0]._choice is calls[1]._choice
     if isinstance(other, _TimedCall):
         assert other._choice is not calls[0]._choice
+
+
+def test_a_process_that_was_stopped_tries_threads_again_within_a_minute():
+    simulation = Simulation(on_one=0.0005, on_two=0.0003)
+    call = simulation.make_call()
+    call()
+    simulation.seconds["on_two"] = 3600
+    call()
+    simulation.seconds["on_two"] = 0.0003
+    end = simulation.now + 61
+    while simulation.now < end:
+        call()
+    assert simulation.seen[-100:].count(2) > 90
 
 
 def test_the_setting_comes_back_after_an_error():
