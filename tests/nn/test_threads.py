@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sktorch_mlp._nn.threads import (
+    _OPERATIONS_PER_THREAD,
     ThreadChoice,
     _Contention,
     _TimedCall,
@@ -117,7 +118,9 @@ def test_a_thread_that_reads_has_a_core():
 
 def test_calls_that_leave_a_core_need_not_leave_another():
     with threads_for_large_calls(8):
-        few, many = (share_elementwise(torch.get_num_threads, n_threads * 2_000_000) for n_threads in (7, 8))
+        few, many = (
+            share_elementwise(torch.get_num_threads, n_threads * _OPERATIONS_PER_THREAD) for n_threads in (7, 8)
+        )
     reading = Future()
     readers.begin(reading)
     assert (few(), many()) == (7, 7)
