@@ -345,18 +345,31 @@ class ReadAhead(Generic[Item]):
 
     def _begin(self) -> Callable[[], object]:
         """Begin to make the next item, and return a function that waits for it."""
+        reading = _Reading(self._items)
+        readers.begin(reading)  # before the thread begins: no call on all cores is to meet it
         try:
-            following = self._reader.submit(next, self._items, _END)
+            return self._reader.submit(reading).result
         except RuntimeError:  # no thread can be started, since the main thread has ended for example
             return partial(next, self._items, _END)
-        readers.begin(following)
-        return following.result
 
     def __iter__(self) -> Iterator[Item]:
         with self._reader:
             while (item := self._following()) is not _END:
                 self._following = self._begin()
                 yield item  # type: ignore[misc] # it is not the end
+
+
+class _Reading:
+    """The making of the next item; a future would lock at every question whether it is done."""
+
+    def __init__(self, items: Iterator[object]) -> None:
+        self._items, self.has_ended = items, False
+
+    def __call__(self) -> object:
+        try:
+            return next(self._items, _END)
+        finally:
+            self.has_ended = True
 
 
 _END = object()

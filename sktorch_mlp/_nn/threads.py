@@ -69,12 +69,15 @@ def threads_for_large_calls(n_threads: int) -> Iterator[None]:
         _local.n_threads = before
 
 
-class _Work(Protocol):
-    """What a thread does, such as a future."""
+class _Reading(Protocol):
+    """What a thread reads.
 
-    def done(self) -> bool:
-        """Whether it has ended."""
-        ...
+    Attributes
+    ----------
+    has_ended : bool
+    """
+
+    has_ended: bool
 
 
 class _Readers:
@@ -84,20 +87,20 @@ class _Readers:
     """
 
     def __init__(self) -> None:
-        self._work: list[weakref.ref[_Work]] = []  # no count, which Ctrl-C might leave too high for good
+        self._readings: list[weakref.ref[_Reading]] = []  # no count, which Ctrl-C might leave too high for good
 
-    def begin(self, work: _Work) -> None:
-        """Note that a thread reads until this work is done, or gone."""
-        self._work = [known for known in self._work if _is_going_on(known)] + [weakref.ref(work)]
+    def begin(self, reading: _Reading) -> None:
+        """Note that a thread will read until this has ended, or is gone."""
+        self._readings = [known for known in self._readings if _is_going_on(known)] + [weakref.ref(reading)]
 
     def are_at_work(self) -> bool:
         """Whether one reads now."""
-        return any(map(_is_going_on, self._work))
+        return any(map(_is_going_on, self._readings))
 
 
-def _is_going_on(known: weakref.ref[_Work]) -> bool:
-    work = known()
-    return work is not None and not work.done()
+def _is_going_on(known: weakref.ref[_Reading]) -> bool:
+    reading = known()
+    return reading is not None and not reading.has_ended
 
 
 readers = _Readers()
