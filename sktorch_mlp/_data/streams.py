@@ -5,10 +5,12 @@ A thread reads one block of rows while training takes the one before.
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -312,13 +314,13 @@ def _read_rows(
         block, in_batches = segment.block, rows.flatten().numpy()
         block.wait_until_writable()
         order = np.argsort(in_batches)
-        _read(X, in_batches[order], block.host)
+        _read_block(X, in_batches[order], block.host)
         block.host_places[order] = np.arange(len(order))
         block.send()
         yield partial(segment.load, *indices)
 
 
-def _read(X: object, indices: np.ndarray, out: np.ndarray) -> None:
+def _read_block(X: object, indices: np.ndarray, out: np.ndarray) -> None:
     """Read rows of X, of ascending indices, into an array, on the calling thread alone."""
     if isinstance(X, DiskArray):
         X.read_into(out, indices)
@@ -334,42 +336,89 @@ def _read(X: object, indices: np.ndarray, out: np.ndarray) -> None:
 class ReadAhead(Generic[Item]):
     """Items, each of which a thread makes while the one before is used. It begins at once.
 
+    The two talk by queues that are written in C. Ctrl-C between two statements of an executor, of a future or of a condition
+    may leave a lock that the thread waits for until the end of the program.
+
     Parameters
     ----------
     items : iterator
     """
 
     def __init__(self, items: Iterator[Item]) -> None:
-        self._items, self._reader = items, ThreadPoolExecutor(1, "read-ahead")
+        self._items, self._orders = items, SimpleQueue[_Reading | None]()
+        stop = partial(self._orders.put, None)
+        gone = weakref.ref(
+            self, stop
+        )  # no function of Python, in which Ctrl-C might come before anything has been done
+        self._thread: threading.Thread | None = threading.Thread(
+            target=_read, args=(self._orders, gone), name="read-ahead", daemon=True
+        )
+        try:
+            self._thread.start()
+        except RuntimeError:  # no thread can be started, since the main thread has ended for example
+            self._thread = None
+        weakref.finalize(self, stop)  # at the end of the program
         self._following = self._begin()
 
-    def _begin(self) -> Callable[[], object]:
-        """Begin to make the next item, and return a function that waits for it."""
+    def _begin(self) -> _Reading:
+        """Begin to make the next item."""
         reading = _Reading(self._items)
-        readers.begin(reading)  # before the thread begins: no call on all cores is to meet it
-        try:
-            return self._reader.submit(reading).result
-        except RuntimeError:  # no thread can be started, since the main thread has ended for example
-            return partial(next, self._items, _END)
+        if self._thread is not None:
+            readers.begin(reading)  # before the thread begins: no call on all cores is to meet it
+            self._orders.put(reading)
+        return reading
 
     def __iter__(self) -> Iterator[Item]:
-        with self._reader:
-            while (item := self._following()) is not _END:
+        try:
+            while (item := self._take()) is not _END:
                 self._following = self._begin()
                 yield item  # type: ignore[misc] # it is not the end
+        finally:
+            self._orders.put(None)
+            if self._thread is not None:
+                self._thread.join()
+
+    def _take(self) -> object:
+        """What was begun last."""
+        if self._thread is None:
+            self._following()
+        return self._following.made.get()()
 
 
 class _Reading:
-    """The making of the next item; a future would lock at every question whether it is done."""
+    """The making of the next item.
+
+    Attributes
+    ----------
+    has_ended : bool
+    made : SimpleQueue
+        Receives a function that gives the item, or raises what went wrong.
+    """
 
     def __init__(self, items: Iterator[object]) -> None:
         self._items, self.has_ended = items, False
+        self.made = SimpleQueue[Callable[[], object]]()
 
-    def __call__(self) -> object:
+    def __call__(self) -> None:
+        """Make it."""
         try:
-            return next(self._items, _END)
+            item = next(self._items, _END)
+            self.made.put(lambda: item)
+        except BaseException as error:
+            self.made.put(partial(_raise, error))
         finally:
             self.has_ended = True
 
 
 _END = object()
+
+
+def _read(orders: SimpleQueue[_Reading | None], gone: object) -> None:
+    """Make what is ordered, until nothing more will be. The reference lasts as long."""
+    while (reading := orders.get()) is not None:
+        reading()
+        del reading  # which is known by what it has made
+
+
+def _raise(error: BaseException) -> None:
+    raise error
