@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 import torch
@@ -20,6 +22,9 @@ from sktorch_mlp._training.threads import available_threads, on_one_thread
 
 #: Multiply-adds from which helpers pay, on an idle machine, times the bytes of a number. To wake one takes some machines 0.2 ms.
 _LARGE = 320_000_000
+
+#: Seconds that the end of the program waits for a helper, at most.
+_UNTIL_ENDED = 5.0
 
 _R = TypeVar("_R")
 
@@ -46,12 +51,15 @@ _callers = _Callers()
 
 
 class _Helpers:
-    """Threads that help with blocks, started when first needed."""
+    """Threads that help with blocks, started when first needed.
+
+    Callers and helpers talk by queues that are written in C. Ctrl-C between two statements of an executor or of a condition
+    may leave a lock that a helper waits for until the end of the program, and then the program for the helper.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._executor: ThreadPoolExecutor | None = None
-        self._n_threads = 0
+        self._orders = SimpleQueue[_Blocks | None]()
+        self._threads: list[threading.Thread] = []
 
     def run(self, blocks: _Blocks, n_threads: int) -> None:
         """Compute all blocks on the calling thread, and on helpers that no other caller has."""
@@ -64,14 +72,23 @@ class _Helpers:
 
     def _ask(self, n_helpers: int, blocks: _Blocks) -> None:
         """Let helpers compute, if they can be had."""
-        with self._lock:
+        while len(self._threads) < n_helpers:
+            thread = threading.Thread(target=_help, args=(self._orders,), name="prediction", daemon=True)
             try:
-                if self._executor is None or n_helpers > self._n_threads:
-                    self._executor, self._n_threads = ThreadPoolExecutor(n_helpers, "prediction"), n_helpers
-                for _ in range(n_helpers):
-                    self._executor.submit(_help, blocks)
-            except RuntimeError:  # no thread can be started, so the caller goes on alone
-                self._executor, self._n_threads = None, 0
+                thread.start()
+            except RuntimeError:  # no thread can be started, so the caller goes on with those that there are
+                break
+            self._threads.append(thread)
+        for _ in self._threads[:n_helpers]:
+            self._orders.put(blocks)
+
+    def end(self) -> None:
+        """Wait for helpers that still compute: one that frees tensors while Python ends may abort it."""
+        for _ in self._threads:
+            self._orders.put(None)
+        for thread in self._threads:
+            thread.join(timeout=_UNTIL_ENDED)
+        self._threads = []
 
 
 class _Blocks:
@@ -81,44 +98,64 @@ class _Blocks:
         self._compute, self._store, self.n_blocks = compute, store, n_blocks
         self._waiting = deque(range(n_blocks))
         self._unfinished = set(range(n_blocks))
-        self._changed = threading.Condition()
+        self._of_helpers = SimpleQueue[tuple[int, Tensor]]()
         self._seconds = 0.0  # of the last block
 
-    def work(self) -> None:
-        """Compute blocks until none is waiting."""
+    def _next_blocks(self) -> Iterator[int]:
         while self._waiting:
             try:
-                block = self._waiting.popleft()
+                yield self._waiting.popleft()
             except IndexError:
                 return
-            self._finish_block(block)
+
+    def help(self) -> None:
+        """Compute blocks until none is waiting. Called by helpers; what they have computed is stored by the caller."""
+        for block in self._next_blocks():
+            self._of_helpers.put((block, self._compute(block)))
+
+    def work(self) -> None:
+        """Compute and store blocks until none is waiting."""
+        for block in self._next_blocks():
+            began = time.perf_counter()
+            self._finish_block(block, self._compute(block))
+            self._seconds = time.perf_counter() - began
 
     def finish(self) -> None:
         """Wait for helpers as long as a block takes; then compute what they still have in hand."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._unfinished, timeout=self._seconds)
-            late = sorted(self._unfinished)
-        for block in late:
-            self._finish_block(block)
-
-    def _finish_block(self, block: int) -> None:
-        began = time.perf_counter()
-        result = self._compute(block)
-        with self._changed:
+        self._store_those_of_helpers(time.perf_counter() + self._seconds)
+        for block in sorted(self._unfinished):
+            self._store_those_of_helpers(0.0)
             if block in self._unfinished:
-                self._store(block, result)
-                self._unfinished.discard(block)
-                self._changed.notify_all()
-        self._seconds = time.perf_counter() - began
+                self._finish_block(block, self._compute(block))
+
+    def _store_those_of_helpers(self, deadline: float) -> None:
+        """Store what helpers have computed, or will have until then."""
+        while self._unfinished:
+            try:
+                self._finish_block(*self._of_helpers.get(timeout=max(0.0, deadline - time.perf_counter())))
+            except Empty:
+                return
+
+    def _finish_block(self, block: int, result: Tensor) -> None:
+        if block in self._unfinished:
+            self._store(block, result)
+            self._unfinished.discard(block)
 
 
 @on_one_thread
-def _help(blocks: _Blocks) -> None:
+def _help(orders: SimpleQueue[_Blocks | None]) -> None:
+    """Help with what is ordered, until nothing more will be."""
     with torch.inference_mode(False), torch.no_grad(), quiet_numpy():
-        blocks.work()
+        while (blocks := orders.get()) is not None:
+            with suppress(
+                Exception
+            ):  # the caller computes the block again, and has the error if it is not the helper's alone
+                blocks.help()
+            del blocks
 
 
 _helpers = _Helpers()
+atexit.register(lambda: _helpers.end())
 
 
 def compute_blocks(

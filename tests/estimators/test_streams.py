@@ -1,7 +1,6 @@
 """Training data that are not in memory: arrays on disk, and chunks. The same numbers as from memory."""
 
 import pickle
-import signal
 import subprocess
 import sys
 import threading
@@ -424,44 +423,3 @@ def test_memory_is_flat_for_1_4_and_16_times_what_there_is(source, tmp_path):
     print(source, *(f"{peak:.0f} MiB" for peak in peaks))
     # What grows are the labels and their order: some 24 bytes for each row, which has 1024 itself.
     assert peaks[2] < 1.1 * peaks[1] + 80
-
-
-_INTERRUPTED_FITS = """
-import signal, threading, time
-import numpy as np
-from sktorch_mlp import MLPTorchClassifier
-from sktorch_mlp._data import streams
-
-class Stored:
-    chunks = None
-
-    def __init__(self, array):
-        self.array, self.shape, self.dtype = array, array.shape, array.dtype
-
-    def __getitem__(self, rows):
-        return self.array[rows]
-
-streams.StreamedBatches.__init__.__kwdefaults__["block_bytes"] = 100_000  # many blocks
-random = np.random.RandomState(0)
-X = random.normal(size=(4000, 20))
-signal.signal(signal.SIGALRM, signal.default_int_handler)
-end = time.monotonic() + 20
-while time.monotonic() < end:
-    try:
-        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.002, 0.02))
-        MLPTorchClassifier((4,), max_iter=50, device="cpu").fit(Stored(X), np.arange(4000) % 2)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    except KeyboardInterrupt:
-        pass
-signal.setitimer(signal.ITIMER_REAL, 0)
-print("ends", threading.active_count() < 5)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timer that sends a signal")
-def test_ctrl_c_between_any_two_statements_leaves_no_reader_that_waits_for_ever():
-    program = [sys.executable, "-W", "ignore", "-c", _INTERRUPTED_FITS]
-    result = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
-    assert result.stdout == "ends True\n", result.stderr
-    assert result.returncode == 0

@@ -1,0 +1,61 @@
+"""Ctrl-C between any two statements, over and over: no thread waits for ever, and the program ends."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+_INTERRUPTED = """
+import signal, sys, threading, time
+import numpy as np
+from sktorch_mlp import MLPTorchClassifier
+from sktorch_mlp._data import streams
+
+class Stored:
+    chunks = None
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __getitem__(self, rows):
+        return self.array[rows]
+
+streams.StreamedBatches.__init__.__kwdefaults__["block_bytes"] = 100_000  # many blocks
+random = np.random.RandomState(0)
+X = random.normal(size=(12_000, 60))
+y = np.arange(len(X)) % 2
+model = MLPTorchClassifier((150,), max_iter=1, device="cpu").fit(X, y)
+expected = model.predict_proba(X)
+
+def fit():
+    MLPTorchClassifier((4,), max_iter=50, device="cpu").fit(Stored(X[:4000, :20]), y[:4000])
+
+def predict():
+    for _ in range(4):
+        model.predict_proba(X)
+
+call = {"fit": fit, "predict": predict}[sys.argv[1]]
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+end = time.monotonic() + 20
+while time.monotonic() < end:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.001, 0.02))
+        call()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        pass
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert np.array_equal(model.predict_proba(X), expected)
+print("ends", threading.active_count() < 6)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timer that sends a signal")
+@pytest.mark.parametrize("call", ["fit", "predict"])
+def test_interrupts_leave_no_thread_that_waits_for_ever(call):
+    program = [sys.executable, "-W", "ignore", "-c", _INTERRUPTED, call]
+    result = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+    assert result.stdout == "ends True\n", result.stderr
+    assert result.returncode == 0
