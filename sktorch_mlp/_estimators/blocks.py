@@ -67,8 +67,11 @@ class _Helpers:
             n_helpers = min(n_threads - n_callers, blocks.n_blocks - 1)
             if n_helpers > 0:
                 self._ask(n_helpers, blocks)
-            blocks.work()
-            blocks.finish()
+            try:
+                blocks.work()
+                blocks.finish()
+            finally:
+                blocks.withdraw()
 
     def _ask(self, n_helpers: int, blocks: _Blocks) -> None:
         """Let helpers compute, if they can be had."""
@@ -119,6 +122,7 @@ class _Blocks:
             began = time.perf_counter()
             self._finish_block(block, self._compute(block))
             self._seconds = time.perf_counter() - began
+            self._store_those_of_helpers(0.0)
 
     def finish(self) -> None:
         """Wait for helpers as long as a block takes; then compute what they still have in hand."""
@@ -127,6 +131,10 @@ class _Blocks:
             self._store_those_of_helpers(0.0)
             if block in self._unfinished:
                 self._finish_block(block, self._compute(block))
+
+    def withdraw(self) -> None:
+        """Leave nothing for helpers to begin, after an error or Ctrl-C."""
+        self._waiting.clear()
 
     def _store_those_of_helpers(self, deadline: float) -> None:
         """Store what helpers have computed, or will have until then."""

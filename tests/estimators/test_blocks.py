@@ -67,6 +67,22 @@ def test_an_error_is_the_callers():
             _compute(compute, 8, 2)
 
 
+def test_after_an_error_helpers_begin_no_block():
+    caller, computed = threading.current_thread(), []
+
+    def compute(block):
+        if threading.current_thread() is caller:
+            raise ZeroDivisionError
+        computed.append(block)
+        time.sleep(0.05)
+        return torch.tensor(block)
+
+    with pytest.raises(ZeroDivisionError):
+        _compute(compute, 50, 2)
+    time.sleep(0.2)
+    assert len(computed) <= 2
+
+
 def test_an_error_of_a_helper_alone_is_harmless():
     caller = threading.current_thread()
 
