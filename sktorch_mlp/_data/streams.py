@@ -347,9 +347,8 @@ class ReadAhead(Generic[Item]):
     def __init__(self, items: Iterator[Item]) -> None:
         self._items, self._orders = items, SimpleQueue[_Reading | None]()
         stop = partial(self._orders.put, None)
-        gone = weakref.ref(
-            self, stop
-        )  # no function of Python, in which Ctrl-C might come before anything has been done
+        # The callback is no function of Python, in which Ctrl-C might come before anything has been done.
+        gone = weakref.ref(self, stop)
         self._thread: threading.Thread | None = threading.Thread(
             target=_read, args=(self._orders, gone), name="read-ahead", daemon=True
         )
