@@ -41,7 +41,7 @@ _TRIED_AGAIN = 0.02
 #: chance, then ever later, and at last so that two calls have that share.
 _LEAST_PATIENCE, _LATER, _MOST_PATIENCE = 2.0, 4.0, 2 / _TRIED_AGAIN
 
-#: Seconds after which it is so in any case: a process that was stopped for an hour would wait for days.
+#: Most seconds until the slower number of threads is tried again: a process that was stopped for an hour would wait for days.
 _LONGEST_WAIT = 60.0
 
 _R = TypeVar("_R")
@@ -259,6 +259,7 @@ def _most_threads(n_operations: int) -> int:
 
 
 def _n_operations(a: Tensor, b: Tensor) -> int:
+    """Multiply-adds of a product, of float64 twice as many."""
     return a.numel() * b.shape[-1] * a.itemsize // 4
 
 

@@ -65,3 +65,15 @@ def read_only(array):
 def dense(values):
     """The array of a sparse matrix; anything else as it is."""
     return values.toarray() if sp.issparse(values) else values
+
+
+class Sliced:
+    """An array that is read by slices, as one on disk."""
+
+    chunks = None
+
+    def __init__(self, values):
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
+
+    def __getitem__(self, rows):
+        return self.values[rows]

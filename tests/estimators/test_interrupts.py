@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,15 +12,7 @@ import signal, sys, threading, time
 import numpy as np
 from sktorch_mlp import MLPTorchClassifier
 from sktorch_mlp._data import streams
-
-class Stored:
-    chunks = None
-
-    def __init__(self, array):
-        self.array, self.shape, self.dtype = array, array.shape, array.dtype
-
-    def __getitem__(self, rows):
-        return self.array[rows]
+from tests.estimators.helpers import Sliced
 
 streams.StreamedBatches.__init__.__kwdefaults__["block_bytes"] = 100_000  # many blocks
 random = np.random.RandomState(0)
@@ -29,7 +22,7 @@ model = MLPTorchClassifier((150,), max_iter=1, device="cpu").fit(X, y)
 expected = model.predict_proba(X)
 
 def fit():
-    MLPTorchClassifier((4,), max_iter=50, device="cpu").fit(Stored(X[:4000, :20]), y[:4000])
+    MLPTorchClassifier((4,), max_iter=50, device="cpu").fit(Sliced(X[:4000, :20]), y[:4000])
 
 def predict():
     for _ in range(4):
@@ -56,6 +49,7 @@ print("ends", threading.active_count() < 6)
 @pytest.mark.parametrize("call", ["fit", "predict"])
 def test_interrupts_leave_no_thread_that_waits_for_ever(call):
     program = [sys.executable, "-W", "ignore", "-c", _INTERRUPTED, call]
-    result = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+    root = Path(__file__).parents[2]
+    result = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False, cwd=root)
     assert result.stdout == "ends True\n", result.stderr
     assert result.returncode == 0

@@ -18,7 +18,7 @@ from skorch.callbacks import EpochTimer
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
-from tests.estimators.helpers import KINDS, LABELS, MULTILABEL, SMALL, TARGETS, WEIGHTS, X, ours, outputs
+from tests.estimators.helpers import KINDS, LABELS, MULTILABEL, SMALL, TARGETS, WEIGHTS, Sliced, X, ours, outputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -92,17 +92,7 @@ def test_a_fitted_model_trains_on_from_disk(on_disk):
         expected.fit(X, LABELS)
     np.testing.assert_array_equal(estimator.coefs_[0], expected.coefs_[0])
     with pytest.raises(ValueError, match="X has 3 features, but MLPTorchClassifier is expecting 4"):
-        estimator.predict(_Sliced(X[:, :3]))
-
-
-class _Sliced:
-    chunks = None
-
-    def __init__(self, values):
-        self.values, self.shape, self.dtype = values, values.shape, values.dtype
-
-    def __getitem__(self, rows):
-        return self.values[rows]
+        estimator.predict(Sliced(X[:, :3]))
 
 
 def test_values_on_disk_that_are_not_finite_leave_a_fitted_model_as_it_was():
@@ -110,7 +100,7 @@ def test_values_on_disk_that_are_not_finite_leave_a_fitted_model_as_it_was():
     before = estimator.coefs_[0].copy()
     bad = np.where(np.arange(len(X))[:, None] == 7, np.nan, X)
     with pytest.raises(ValueError, match="Input X contains NaN"):
-        estimator.fit(_Sliced(bad), LABELS)
+        estimator.fit(Sliced(bad), LABELS)
     np.testing.assert_array_equal(estimator.coefs_[0], before)
 
 
@@ -125,13 +115,13 @@ def test_values_on_disk_that_are_not_finite_leave_a_fitted_model_as_it_was():
 )
 def test_bad_input_from_disk(values, y, message):
     with pytest.raises(ValueError, match=message):
-        ours("classifier").fit(_Sliced(values), y)
+        ours("classifier").fit(Sliced(values), y)
 
 
 @pytest.mark.parametrize("parameters", [{"solver": "lbfgs"}, {"callbacks": [EpochTimer()]}])
 def test_what_needs_all_rows_at_once_is_refused(parameters):
     with pytest.raises(ValueError, match=r"X on disk\. Use"):
-        ours("classifier", **parameters).fit(_Sliced(X), LABELS)
+        ours("classifier", **parameters).fit(Sliced(X), LABELS)
     with pytest.raises(ValueError, match=r"X in chunks\. Use"):
         ours("classifier", **parameters).fit(Chunked(20, X, LABELS))
 
@@ -338,7 +328,7 @@ def test_a_cold_fit_that_fails_leaves_the_model_of_before():
     before = dict(vars(estimator))
     bad = np.where(np.arange(len(X))[:, None] == 7, np.nan, X)[:, :3]
     with pytest.raises(ValueError, match="Input X contains NaN"):
-        estimator.fit(_Sliced(bad), LABELS + 5)
+        estimator.fit(Sliced(bad), LABELS + 5)
     assert vars(estimator) == before
 
 
