@@ -89,9 +89,7 @@ class Predictor:
         if X.dtype != self._dtype:
             X = cast(as_tensor(X), self._first_coef.dtype).numpy()
         with without_autocast(self._device), quiet_numpy():
-            if len(X) * self._n_coefs < _SHARED:  # one row notices the call below
-                return torch.from_numpy(self._few_rows(X))
-            return torch.from_numpy(self._compute_block(partial(self._few_rows, X), len(X)))
+            return torch.from_numpy(self._compute_block(len(X), self._few_rows, X))
 
     @torch.no_grad()
     def predict_rows(self, rows: Rows) -> Tensor:
@@ -102,7 +100,7 @@ class Predictor:
         n_blocks = self._count_blocks(rows)
         with without_autocast(self._device), quiet_numpy():
             if n_blocks == 1:
-                return self._compute_block(partial(self._predict, rows, first_coef), len(rows))
+                return self._compute_block(len(rows), self._predict, rows, first_coef)
             return predict_blocks(
                 partial(self._predict, first_coef=first_coef),
                 rows,
@@ -113,18 +111,18 @@ class Predictor:
                 may_share=self._may_share,
             )
 
-    def _compute_block(self, compute: Callable[[], _R], n_rows: int) -> _R:
+    def _compute_block(self, n_rows: int, compute: Callable[..., _R], *args: Any) -> _R:
         """Compute the only block, on several threads where that may pay.
 
         A number of rows that has not come before may not come again: then it would not pay to find out.
         """
-        n_operations, n_bytes = n_rows * self._n_coefs, self._dtype.itemsize
+        n_operations = n_rows * self._n_coefs
         if n_operations < _SHARED or self._few_rows is None:
-            return compute()
+            return compute(*args)
         if n_rows not in self._seen:
             self._seen.add(n_rows)
-            return compute()
-        return share_block(compute, n_operations, n_bytes)
+            return compute(*args)
+        return share_block(partial(compute, *args), n_operations, self._dtype.itemsize)
 
     def _count_blocks(self, rows: Rows) -> int:
         """Blocks of a prediction: as many for any number of threads, so that its bits are the same, too."""
