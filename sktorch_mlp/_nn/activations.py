@@ -75,7 +75,7 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "relu": Activation(
         _in_place(torch.relu_, torch.relu),
-        lambda delta, output: delta.mul_(output.sign_()),
+        compat.relu_backward(),
         nn.ReLU,
     ),
     "leaky_relu": Activation(

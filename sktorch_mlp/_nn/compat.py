@@ -56,6 +56,14 @@ def operator(name: str, overload: str = "grad_input") -> Any:
     return getattr(getattr(torch.ops.aten, name, None), overload, None)
 
 
+def relu_backward() -> Backward:
+    """Derivative of ReLU at its output."""
+    aten = operator("threshold_backward")
+    if aten is None:
+        return lambda delta, output: delta.mul_(output.sign())
+    return lambda delta, output: aten(delta, output, 0, grad_input=delta)
+
+
 def leaky_relu_backward(negative_slope: float) -> Backward:
     """Derivative of leaky ReLU at its output."""
     aten = operator("leaky_relu_backward")

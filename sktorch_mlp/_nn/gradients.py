@@ -16,7 +16,7 @@ from .embeddings import EmbeddedBatches
 from .hidden import hidden_layers
 from .inputs import Batch
 from .losses import OUTPUT_ACTIVATIONS, Loss
-from .matmul import bind_addmm, bind_mm
+from .matmul import bind_addmm, bind_mm, bind_row_sums
 from .network import StackedMLP, hidden_functions
 from .tensors import squeeze_stack
 from .threads import share_elementwise
@@ -119,7 +119,6 @@ class Gradient:
         self._to_delta_ = loss.to_delta_
         coef_grads, intercept_grads = network.views(network.grad)
         self._first_coef_grad = squeeze_stack(coef_grads[0])
-        self._first_intercept_grad = squeeze_stack(intercept_grads[0])
         bfloat16 = network.spec.bfloat16
         outputs = self._forward.outputs
         self._deeper = []
@@ -130,8 +129,7 @@ class Gradient:
             self._deeper.append(
                 (
                     bind_mm(delta, units.mT, squeeze_stack(coef_grads[layer]), bfloat16=bfloat16),
-                    delta,
-                    squeeze_stack(intercept_grads[layer]),
+                    bind_row_sums(delta, squeeze_stack(intercept_grads[layer])),
                     bind_mm(coef.mT, delta, below, bfloat16=bfloat16),
                     _share(self._forward.hidden[layer - 1].backward_, network, units),
                     below,
@@ -140,6 +138,7 @@ class Gradient:
             )
             delta = below
         self._first_delta = delta
+        self._write_first_intercept_grad = bind_row_sums(delta, squeeze_stack(intercept_grads[0]))
         self._embed = self._forward.embedded
         embedding_grad = network.embedding_view(network.grad)
         self._write_embedding_grad = (
@@ -168,13 +167,13 @@ class Gradient:
             self.outputs = delta.clone()
         self._to_delta_(delta, targets, loss_terms)
         delta.mul_(fractions)
-        for write_coef_grad, delta, intercept_grad, write_below, backward_, below, units in self._deeper:
+        for write_coef_grad, write_intercept_grad, write_below, backward_, below, units in self._deeper:
             write_coef_grad()
-            torch.sum(delta, -1, out=intercept_grad)
+            write_intercept_grad()
             write_below()
             backward_(below, units)
         batch.coef_grad(self._first_delta, self._first_coef_grad)
-        torch.sum(self._first_delta, -1, out=self._first_intercept_grad)
+        self._write_first_intercept_grad()
         for write_grad in self._write_embedding_grad:
             write_grad()
 

@@ -50,6 +50,8 @@ class Penalty:
         )
         self.update_weights()
         save_norms = [bind_vecdot(self._coefs, self._coefs, norm) for norm in self._square_norms.unbind(0)]
+        self._mean = torch.zeros_like(self._square_norms[0])
+        self._write_mean = bind_vecdot(self._square_norms.movedim(0, -1), self._fractions.movedim(0, -1), self._mean)
         self.batches = list(zip(self._decays_by_batch(), save_norms, strict=True))
 
     def _decays_by_batch(self) -> Sequence[Scalar]:
@@ -71,9 +73,9 @@ class Penalty:
         self._add_scaled_(self._coef_grads, self._coefs, decay)
 
     def mean(self) -> Tensor:
-        """Share of the penalty in the loss of the epoch, 0-d or (n_networks,), from the norms saved."""
-        mean: Tensor = torch.linalg.vecdot(self._square_norms, self._fractions, dim=0)
-        return mean
+        """Share of the penalty in the loss of the epoch, 0-d or (n_networks,), from the norms saved; a buffer."""
+        self._write_mean()
+        return self._mean
 
 
 def _squeeze_last(values: Tensor) -> Tensor:

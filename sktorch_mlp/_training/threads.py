@@ -16,7 +16,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from sktorch_mlp._nn.compat import own_thread_setters
-from sktorch_mlp._nn.matmul import ONE_BLAS_THREAD
+from sktorch_mlp._nn.matmul import ONE_BLAS_THREAD_FOR_VECTORS
 from sktorch_mlp._nn.threads import threads_for_large_calls
 
 from . import compat
@@ -130,7 +130,7 @@ def call_with_threads(function: Callable[[], _R], step_size: int, n_steps: float
     n_steps : float
         Most steps.
     """
-    if step_size <= ONE_BLAS_THREAD:
+    if step_size <= ONE_BLAS_THREAD_FOR_VECTORS:
         return function()
     is_long = step_size >= _LARGE_STEP and step_size * n_steps >= _LONG_FIT
     with threads_for_large_calls(available_threads() if is_long else 1):

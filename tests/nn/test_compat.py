@@ -10,6 +10,7 @@ from sktorch_mlp._nn import compat
 
 #: The operators: overload, derivative made from it, the activation, whether the derivative is taken at the output.
 OPERATORS = {
+    "threshold_backward": ("grad_input", compat.relu_backward, functional.relu, True),
     "leaky_relu_backward": ("grad_input", lambda: compat.leaky_relu_backward(0.01), functional.leaky_relu, True),
     "elu_backward": ("grad_input", lambda: compat.elu_backward(1.0, 1.0), functional.elu, True),
     "gelu_backward": ("grad_input", compat.gelu_backward, functional.gelu, False),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sktorch_mlp._nn.matmul import _SMALL, Scratch, addmm, bind_addmm, bind_mm, bind_vecdot, quiet_numpy
+from sktorch_mlp._nn.matmul import _SMALL, Scratch, addmm, bind_addmm, bind_mm, bind_row_sums, bind_vecdot, quiet_numpy
 from tests.nn.helpers import seeded
 
 #: (n_out, n_in, n_rows): narrow, small, wide, and larger than what numpy's BLAS does here.
@@ -111,3 +111,16 @@ def test_products_of_vectors_match_numpy(stack, length):
         multiply()
         np.testing.assert_allclose(out, (a * b).sum(-1), rtol=1e-12)
         b.neg_()  # a bound product takes the values of the moment
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(1, 7), (7, 1), (100, 150), (1200, 1000), (3, 5, 7)], ids=str)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_sums_of_rows_match_numpy(shape, transposed, dtype):
+    a, out = _random(*shape, seed=0, dtype=dtype, transposed=transposed), torch.empty(shape[:-1], dtype=dtype)
+    write_sums = bind_row_sums(a, out)
+    tolerance = {torch.float32: 1e-4, torch.float64: 1e-12}[dtype]  # of up to 1000 numbers, in another order
+    for _ in range(2):
+        write_sums()
+        np.testing.assert_allclose(out, a.numpy().astype(np.float64).sum(-1), rtol=tolerance, atol=tolerance)
+        a.neg_()
