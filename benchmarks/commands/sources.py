@@ -97,8 +97,10 @@ SOURCES = [
     Source("uint8 in memory", lambda folder, n_rows: _memory_map(folder, n_rows).astype(np.uint8)),
     Source("memory map", _memory_map),
     Source('memory map, shuffle="blocks"', _memory_map, "blocks", agreement=Agreement.SIMILAR),
+    Source("Zarr", partial(_zarr, "X.zarr")),
     Source('Zarr, shuffle="blocks"', partial(_zarr, "X.zarr"), "blocks", agreement=Agreement.SIMILAR),
     Source('Zarr, compressed, shuffle="blocks"', partial(_zarr, "Z.zarr"), "blocks", agreement=Agreement.SIMILAR),
+    Source("HDF5", _hdf5),
     Source('HDF5, shuffle="blocks"', _hdf5, "blocks", agreement=Agreement.SIMILAR),
     Source("chunks", lambda folder, n_rows: Chunks(_memory_map(folder, n_rows)), agreement=Agreement.SIMILAR),
 ]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sktorch_mlp._nn.tensors import ROW_DTYPES
+
+from .stored import StoredChunks, as_slice, stored_chunks
 
 #: Rows between two that are asked for, up to which they are read along: a call costs more.
 _GAP = 64
@@ -59,6 +62,19 @@ class DiskArray:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def times_read(self, n_rows: int) -> float:
+        """How often all of it is read where so many random rows are needed at a time, until all have been needed once.
+
+        A library reads the whole chunk of a row.
+        """
+        share = min(1.0, n_rows / max(1, len(self)))
+        return 1.0 if self._stored else (1 - (1 - share) ** self.chunk_rows) / share
+
+    @cached_property
+    def _stored(self) -> StoredChunks | None:
+        """Where the numbers stand, if they can be read without the library."""
+        return stored_chunks(self._array)
+
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         """Read some rows, by a slice or by their indices.
 
@@ -67,25 +83,39 @@ class DiskArray:
         ValueError
             If a value is not finite.
         """
-        if isinstance(rows, slice):
-            return self._read(rows)
-        values = np.empty((len(rows), self.shape[1]), self.dtype)
-        self.read_into(values, rows)
+        indices = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
+        if isinstance(rows, slice) and not self._stored:
+            values = np.asarray(self._array[rows]).astype(self.dtype, copy=False)
+            _check_finite(values, indices)
+        else:
+            values = np.empty((len(indices), self.shape[1]), self.dtype)
+            self.read_into(values, indices)
         return values
 
     def read_into(self, out: np.ndarray, rows: np.ndarray) -> None:
-        """Read the rows of some indices into an array, which may be of another dtype."""
+        """Read the rows of some indices into an array, which may be of a lower precision.
+
+        Raises
+        ------
+        ValueError
+            If a value is not finite.
+        """
         if not len(rows):
             return
-        order = np.argsort(rows)
+        order = np.argsort(rows, kind="stable")
         ascending = rows[order]
-        has_gap = np.diff(ascending, prepend=-_GAP - 1) > _GAP
         begins_piece = np.diff(ascending // self._piece_rows, prepend=-1) > 0
-        starts = np.flatnonzero(has_gap | begins_piece)
+        if not self._stored:
+            begins_piece |= np.diff(ascending, prepend=-1) > _GAP
+        starts = np.flatnonzero(begins_piece)
         for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
-            first, last = ascending[start], ascending[stop - 1]
-            values, wanted = self._read(slice(first, last + 1), out.dtype), ascending[start:stop] - first
-            out[_as_slice(order[start:stop])] = values[_as_slice(wanted)]
+            to, piece = as_slice(order[start:stop]), ascending[start:stop]
+            if isinstance(to, slice):
+                self._read_piece(out[to], piece)
+            else:
+                values = np.empty((len(piece), self.shape[1]), out.dtype)
+                self._read_piece(values, piece)
+                out[to] = values
 
     @property
     def _piece_rows(self) -> int:
@@ -93,30 +123,36 @@ class DiskArray:
         chunk_bytes = max(1, self.nbytes // max(1, len(self)) * self.chunk_rows)
         return self.chunk_rows * max(1, _PIECE_BYTES // chunk_bytes)
 
-    def _read(self, rows: slice, dtype: np.dtype | None = None) -> np.ndarray:
-        """Read rows, and cast them if `dtype` is a lower precision."""
-        values = np.asarray(self._array[rows]).astype(self.dtype, copy=False)
-        if dtype is not None and dtype.kind == self.dtype.kind == "f" and dtype.itemsize < self.dtype.itemsize:
-            with np.errstate(over="ignore"):
-                values = values.astype(dtype)
-        is_finite = np.isfinite(values)
-        if not is_finite.all():
-            wrong = (rows.start or 0) + int(np.argmin(is_finite.all(1)))
-            raise ValueError(
-                f"Input X contains NaN or infinity, in row {wrong}, or a value too large for {values.dtype!r}."
-            )
-        return values
+    def _read_piece(self, out: np.ndarray, ascending: np.ndarray) -> None:
+        """Read rows that are near each other."""
+        with np.errstate(over="ignore"):
+            if self._stored:
+                self._stored.read_into(out, ascending)
+            else:
+                first, last = ascending[0], ascending[-1]
+                out[:] = np.asarray(self._array[first : last + 1])[as_slice(ascending - first)]
+        _check_finite(out, ascending)
 
 
-def _as_slice(places: np.ndarray) -> slice | np.ndarray:
-    """The same places as a slice, if they follow each other."""
-    follow_each_other = (np.diff(places) == 1).all()
-    return slice(places[0], places[-1] + 1) if follow_each_other else places
+def _check_finite(values: np.ndarray, rows: np.ndarray) -> None:
+    is_finite = np.isfinite(values)
+    if not is_finite.all():
+        wrong = rows[np.argmin(is_finite.all(1))]
+        raise ValueError(
+            f"Input X contains NaN or infinity, in row {wrong}, or a value too large for {values.dtype!r}."
+        )
 
 
 def is_disk_array(X: Any) -> bool:
     """Whether X is read by slices, and is not in memory."""
     return not isinstance(X, np.ndarray) and all(hasattr(X, name) for name in ("shape", "dtype", "chunks"))
+
+
+def memory_map(X: Any) -> Any:
+    """A memory map of an array on disk that is one piece of a file, else what was given."""
+    stored = stored_chunks(X) if is_disk_array(X) else None
+    mapped = None if stored is None else stored.memory_map()
+    return X if mapped is None else mapped
 
 
 class Chunk(NamedTuple):

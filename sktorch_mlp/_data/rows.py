@@ -168,6 +168,10 @@ class Rows:
             n_blocks += n_blocks % 2
         return math.ceil(n_batches / n_blocks) * batch_size
 
+    def times_read(self, n_rows: int, batch_size: int) -> float:
+        """How often an epoch of `n_rows` rows reads X, if they are shuffled all over it."""
+        return self.X.times_read(self.streamed_at_once(n_rows, batch_size)) if isinstance(self.X, DiskArray) else 1.0
+
     @property
     def _row_bytes(self) -> int:
         return max(1, self.X.shape[1] * self.source_dtype.itemsize)

@@ -14,7 +14,7 @@ from sklearn import config_context, get_config
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 
-from sktorch_mlp._data.samples import TrainingData
+from sktorch_mlp._data.samples import Samples, TrainingData
 from sktorch_mlp._data.shuffling import BlockShuffler, Shuffler
 from sktorch_mlp._interop.sklearn_callbacks import SklearnObserver
 from sktorch_mlp._nn.losses import Loss
@@ -29,6 +29,7 @@ from sktorch_mlp._training.threads import call_with_threads, on_one_blas_thread
 
 from .compat import has_callbacks, scorer_takes_weights
 from .inputs import Inputs
+from .messages import warn
 from .parameters import MLPParameters, has_planned_schedule
 from .targets import Targets
 
@@ -36,6 +37,9 @@ from .targets import Targets
 Warnings = list[tuple[str, type[Warning]]]
 #: ``scoring(network, k)`` scores the k-th network of a stack.
 Scoring = Callable[[StackedMLP, int], float]
+
+#: How often an epoch may read an array on disk without a warning.
+_MANY_TIMES = 4
 
 _INTERRUPTED = ("Training interrupted by user.", UserWarning)
 _BATCH_SIZE_CLIPPED = (
@@ -84,13 +88,25 @@ def make_fit(
     ignores_order = batch_size == n_rows and not data.train.sums_weights_in_order
     shuffles = params.shuffle and not (ignores_order and isinstance(params.random_state, Integral))
     stream = random_state if shuffles and is_stochastic else None
-    if isinstance(params.shuffle, str):  # "blocks"
-        rows = data.train.rows
-        mixed_rows = rows.streamed_at_once(len(train_rows), batch_size)
-        shuffler: Shuffler = BlockShuffler(train_rows, stream, rows.block_rows, mixed_rows)
-    else:
-        shuffler = Shuffler(train_rows, stream)
+    shuffler = _make_shuffler(params, data.train, stream, batch_size)
     return Fit(network, loss, data, shuffler, options, progress)
+
+
+def _make_shuffler(
+    params: MLPParameters, train: Samples, stream: np.random.RandomState | None, batch_size: int
+) -> Shuffler:
+    """Make the order of the training rows. Warn where a file has to be read many times for it, which takes hours."""
+    rows, (train_rows,) = train.rows, train.indices
+    if isinstance(params.shuffle, str):  # "blocks"
+        return BlockShuffler(train_rows, stream, rows.block_rows, rows.streamed_at_once(len(train_rows), batch_size))
+    times_read = 1.0 if stream is None else rows.times_read(len(train_rows), batch_size)
+    if times_read > _MANY_TIMES:
+        warn(
+            f"shuffle=True takes rows from all chunks of the file, so that an epoch reads X about {times_read:.0f} times. "
+            "Pass shuffle='blocks', or store X uncompressed in a file of HDF5 or Zarr.",
+            UserWarning,
+        )
+    return Shuffler(train_rows, stream)
 
 
 def make_scoring(

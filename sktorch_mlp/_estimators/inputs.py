@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.validation import validate_data
 
-from sktorch_mlp._data.arrays import DiskArray, is_disk_array
+from sktorch_mlp._data.arrays import DiskArray, is_disk_array, memory_map
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._data.samples import Samples, TrainingData
 from sktorch_mlp._nn.matmul import ONE_BLAS_THREAD_FOR_VECTORS
@@ -75,12 +75,12 @@ def validate_training(
     is_part : bool, default=False
         Whether other parts of the training data may have the weights that these lack.
     """
-    y = to_host(inputs.y, "y")
-    if is_disk_array(inputs.X):
-        X, y = _validate_disk_array(estimator, inputs.X, reset=reset), _validate_y(estimator, y)
+    X, y = memory_map(inputs.X), to_host(inputs.y, "y")
+    if is_disk_array(X):
+        X, y = _validate_disk_array(estimator, X, reset=reset), _validate_y(estimator, y)
         check_consistent_length(X, y)
     else:
-        given = to_array_or_tensor(inputs.X)
+        given = to_array_or_tensor(X)
         # The first one is what other dtypes become.
         dtypes: list[Any] = [np.float32 if dtype == np.float32 else np.float64, *ROW_DTYPES]
         if isinstance(given, torch.Tensor):
@@ -252,6 +252,7 @@ def validation_named_in_errors() -> Iterator[None]:
 
 def validate_prediction(estimator: BaseEstimator, X: Any) -> Any:
     """Validate the input of a prediction."""
+    X = memory_map(X)
     if is_disk_array(X):
         return _validate_disk_array(estimator, X, reset=False)
     values = to_array_or_tensor(X)

@@ -97,6 +97,16 @@ def test_chunks_of_many_libraries(chunks, expected):
     assert DiskArray(array).chunk_rows == expected
 
 
+@pytest.mark.parametrize("n_at_once", [1, 100, 1000, 10_000])
+@pytest.mark.parametrize("chunk_rows", [1, 30, 500])
+def test_how_often_random_rows_read_an_array(chunk_rows, n_at_once):
+    array = Recorded(np.zeros((10_000, 1)))
+    array.chunks = chunk_rows, 1
+    blocks = np.random.default_rng(0).permutation(10_000).reshape(-1, n_at_once)[:200]
+    rows_read = np.mean([len(np.unique(block // chunk_rows)) * chunk_rows for block in blocks])
+    assert DiskArray(array).times_read(n_at_once) == pytest.approx(rows_read / n_at_once, rel=0.05)
+
+
 def test_rows_whose_sum_overflows_are_read_without_a_warning(tmp_path):
     values = np.full((200, 400), 60000, np.float16)
     array = zarr.create_array(tmp_path / "X.zarr", shape=values.shape, chunks=(50, 400), dtype=values.dtype)

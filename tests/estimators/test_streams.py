@@ -332,6 +332,27 @@ def test_a_cold_fit_that_fails_leaves_the_model_of_before():
     assert vars(estimator) == before
 
 
+def test_a_file_that_an_epoch_reads_many_times_is_warned_of(recwarn):
+    disk = Sliced(np.arange(700_000, dtype=np.uint8).reshape(-1, 1))
+    disk.chunks = (10_000, 1)
+    y = disk.values[:, 0] > 100
+    with pytest.warns(UserWarning, match=r"an epoch reads X about 6 times. Pass shuffle='blocks'"):
+        ours("classifier", max_iter=1, batch_size=10_000).fit(disk, y)
+    for small_or_ordered in ({"shuffle": "blocks"}, {"shuffle": False}, {"batch_size": 700_000}):
+        ours("classifier", max_iter=1, **{"batch_size": 10_000} | small_or_ordered).fit(disk, y)
+    assert not [warning for warning in recwarn if "reads X" in str(warning.message)]
+
+
+def test_hdf5_in_one_piece_is_used_like_a_memory_map(tmp_path):
+    params = {"solver": "lbfgs", "random_state": 0, "max_iter": 20}
+    with h5py.File(tmp_path / "X.h5", "w") as file:
+        disk = file.create_dataset("X", data=X)
+        on_disk = ours("classifier", **params).fit(disk, LABELS)
+        np.testing.assert_array_equal(on_disk.predict_proba(disk), on_disk.predict_proba(X))
+    in_memory = ours("classifier", **params).fit(X, LABELS)
+    np.testing.assert_array_equal(on_disk.predict_proba(X), in_memory.predict_proba(X))
+
+
 def test_verbose_says_what_is_read(capsys):
     ours("classifier", verbose=True, max_iter=1).fit(Chunked(9, X, LABELS))
     assert "of X are read in blocks" in capsys.readouterr().out

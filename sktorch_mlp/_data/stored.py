@@ -1,0 +1,147 @@
+"""Tables in files of HDF5 and Zarr whose numbers stand there as in memory: read through memory maps.
+
+Their libraries need two to four times as long for rows that follow each other, and up to a hundred times for rows that do
+not. Nothing of them is imported: whoever has an array of theirs has them.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sktorch_mlp._nn.tensors import ROW_DTYPES
+
+#: The file of a chunk, by its place in the table, and where it begins there, in bytes.
+Locate = Callable[[int, int], tuple[str | Path, int]]
+
+#: Most files that are mapped at a time.
+_N_MAPS = 1024
+
+
+class StoredChunks:
+    """Chunks of a table that stand in one file or in several.
+
+    Parameters
+    ----------
+    locate : callable
+        Where the chunk is that is the i-th from above and the j-th from the left. Those at the edges of the table are as
+        large as the others.
+    chunk_shape, shape : (int, int)
+        Of a chunk and of the table.
+    dtype : numpy.dtype
+    """
+
+    def __init__(self, locate: Locate, chunk_shape: tuple[int, int], shape: tuple[int, int], dtype: np.dtype) -> None:
+        self._locate, self._chunk_shape, self._shape, self._dtype = locate, chunk_shape, shape, dtype
+        self._map_file = lru_cache(_N_MAPS)(partial(np.memmap, dtype=np.uint8, mode="r"))
+
+    def memory_map(self) -> np.memmap | None:
+        """The whole table, if it is one chunk."""
+        if self._chunk_shape != self._shape:
+            return None
+        path, offset = self._locate(0, 0)
+        return np.memmap(path, self._dtype, "r", offset, self._shape)
+
+    def read_into(self, out: np.ndarray, rows: np.ndarray) -> None:
+        """Read the rows of ascending indices into an array, which may be of another dtype."""
+        n_down, n_across = self._chunk_shape
+        n_bytes = n_down * n_across * self._dtype.itemsize
+        downs = rows // n_down
+        starts = np.flatnonzero(np.diff(downs, prepend=-1))
+        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+            places = as_slice(rows[start:stop] % n_down)
+            for across in range(math.ceil(self._shape[1] / n_across)):
+                path, offset = self._locate(int(downs[start]), across)
+                chunk = self._map_file(path)[offset : offset + n_bytes].view(self._dtype).reshape(self._chunk_shape)
+                columns = out[start:stop, across * n_across : (across + 1) * n_across]
+                columns[:] = chunk[places, : columns.shape[1]]
+
+
+def stored_chunks(array: Any) -> StoredChunks | None:
+    """Find where the numbers of an array stand; None where they have to be decompressed or converted, or are elsewhere."""
+    locate_chunks = _LIBRARIES.get(type(array).__module__.partition(".")[0])
+    if locate_chunks is None or len(array.shape) != 2 or not all(array.shape) or array.dtype not in ROW_DTYPES:
+        return None
+    locate = locate_chunks(array)
+    if locate is None:
+        return None
+    stored = StoredChunks(locate, tuple(array.chunks or array.shape), tuple(array.shape), np.dtype(array.dtype))
+    try:
+        return stored if _are_right(stored, array) else None
+    except (OSError, ValueError):  # the file has been moved, or there is no room to map it
+        return None
+
+
+def _are_right(stored: StoredChunks, array: Any) -> bool:
+    """Whether the first and the last row are those that the library reads: another file may be there by now."""
+    for row in (0, array.shape[0] - 1):
+        values = np.empty((1, array.shape[1]), array.dtype)
+        stored.read_into(values, np.array([row]))
+        if values.tobytes() != np.asarray(array[row]).tobytes():
+            return False
+    return True
+
+
+def _in_hdf5(dataset: Any) -> Locate | None:
+    h5t, layout, file = sys.modules["h5py"].h5t, dataset.id.get_create_plist(), dataset.file
+    is_plain = dataset.id.get_type() == h5t.py_create(dataset.dtype) and not layout.get_nfilters()
+    can_tell = dataset.chunks is None or hasattr(dataset.id, "chunk_iter")  # since HDF5 1.12.3
+    if not is_plain or not can_tell or file.driver != "sec2" or dataset.is_virtual or dataset.external:
+        return None
+    if file.mode != "r":
+        file.flush()
+    offsets = np.zeros(_n_chunks(dataset), np.int64)
+    if dataset.chunks is None:
+        offsets[:] = dataset.id.get_offset() or 0
+    else:
+        dataset.id.chunk_iter(partial(_note, offsets, dataset.chunks))
+    if not offsets.all():  # some have never been written
+        return None
+    path = file.filename
+    return lambda down, across: (path, int(offsets[down, across]))
+
+
+def _note(offsets: np.ndarray, chunk_shape: tuple[int, int], chunk: Any) -> None:
+    offsets[tuple(first // size for first, size in zip(chunk.chunk_offset, chunk_shape, strict=True))] = (
+        chunk.byte_offset
+    )
+
+
+def _in_zarr(array: Any) -> Locate | None:
+    if type(getattr(array, "store", None)).__name__ != "LocalStore" or not hasattr(array, "compressors"):
+        return None  # in memory, far away, or of an older version
+    endian = getattr(array.serializer, "endian", None)
+    is_plain = array.order == "C" and not (array.filters or array.compressors or array.shards)
+    if not is_plain or (endian is not None and endian.value != sys.byteorder):
+        return None
+    folder, n_bytes = Path(array.store.root) / array.path, math.prod(array.chunks) * array.dtype.itemsize
+
+    def locate(down: int, across: int) -> tuple[Path, int]:
+        return folder / array.metadata.encode_chunk_key((down, across)), 0
+
+    places = np.ndindex(*_n_chunks(array))
+    try:
+        are_whole = all(locate(*place)[0].stat().st_size == n_bytes for place in places)
+    except OSError:  # some have never been written
+        return None
+    return locate if are_whole else None
+
+
+def _n_chunks(array: Any) -> list[int]:
+    """Number of chunks down and across."""
+    return [math.ceil(n / size) for n, size in zip(array.shape, array.chunks or array.shape, strict=True)]
+
+
+_LIBRARIES: dict[str, Callable[[Any], Locate | None]] = {"h5py": _in_hdf5, "zarr": _in_zarr}
+
+
+def as_slice(places: np.ndarray) -> slice | np.ndarray:
+    """The same places as a slice, if they follow each other."""
+    follow_each_other = (np.diff(places) == 1).all()
+    return slice(places[0], places[-1] + 1) if follow_each_other else places

@@ -1,0 +1,193 @@
+"""Arrays on disk whose numbers stand there as in memory, and those that only their libraries can read."""
+
+import os
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+from sktorch_mlp._data.arrays import DiskArray, memory_map
+from sktorch_mlp._data.stored import stored_chunks
+
+#: More than one chunk in both directions, and less than whole ones at the edges.
+VALUES = np.random.default_rng(0).integers(100, size=(50, 7)).astype(np.float32)
+VALUES[[0, -1]] = 0  # rows that are the same in every format
+CHUNKS = (12, 3)
+
+ROWS = np.sort(np.random.default_rng(1).integers(50, size=80))
+
+
+@pytest.fixture
+def hdf5(tmp_path):
+    with h5py.File(tmp_path / "X.h5", "w", userblock_size=512) as file:
+        yield file
+
+
+def _zarr(folder, values=VALUES, chunks=CHUNKS, compressors=None, **kwargs):
+    array = zarr.create_array(
+        folder,
+        name="X",
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=chunks,
+        compressors=compressors,
+        fill_value=101,  # chunks of nothing else would not be written
+        **kwargs,
+    )
+    array[:] = values
+    return array
+
+
+def _assert_reads(array, values=VALUES):
+    np.testing.assert_array_equal(DiskArray(array)[ROWS], values[ROWS])
+    np.testing.assert_array_equal(DiskArray(array)[3:40], values[3:40])
+    out = np.empty((len(ROWS), values.shape[1]), np.float32)
+    DiskArray(array).read_into(out, ROWS[::-1])
+    np.testing.assert_array_equal(out, values[ROWS[::-1]].astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "i8", "i4", "i2", "i1", "u1"])
+@pytest.mark.parametrize("chunks", [CHUNKS, (12, 7), (50, 7), (1, 7), (64, 9)], ids=str)
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_zarr_without_compression_is_read_from_its_files(tmp_path, dtype, chunks, zarr_format):
+    values = VALUES.astype(dtype)
+    array = _zarr(tmp_path / "files", values, chunks, zarr_format=zarr_format)
+    assert stored_chunks(array) is not None
+    _assert_reads(array, values)
+    assert isinstance(memory_map(array), np.memmap) == (chunks == (50, 7))
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "i8", "i4", "i2", "i1", "u1"])
+@pytest.mark.parametrize("chunks", [None, CHUNKS, (12, 7), (50, 7), (1, 7)], ids=str)
+def test_hdf5_without_filters_is_read_from_its_file(hdf5, dtype, chunks):
+    values = VALUES.astype(dtype)
+    array = hdf5.create_dataset("X", data=values, chunks=chunks)
+    assert stored_chunks(array) is not None
+    _assert_reads(array, values)
+    mapped = memory_map(array)
+    assert isinstance(mapped, np.memmap) == (chunks in (None, (50, 7)))
+    np.testing.assert_array_equal(mapped[:], values)
+
+
+def test_what_has_been_written_last_is_read(hdf5):
+    array = hdf5.create_dataset("X", data=VALUES, chunks=CHUNKS)
+    array[20, 4] = -1
+    assert stored_chunks(array) is not None
+    assert DiskArray(array)[20:21][0, 4] == -1
+
+
+def _half_written(file):
+    array = file.create_dataset("X", VALUES.shape, "f4", chunks=CHUNKS, fillvalue=5)
+    array[:20] = VALUES[:20]
+    return array
+
+
+def _virtual(file):
+    layout = h5py.VirtualLayout(VALUES.shape, "f4")
+    layout[:] = h5py.VirtualSource(file.create_dataset("source", data=VALUES))
+    return file.create_virtual_dataset("X", layout)
+
+
+def _twelve_bits(file):
+    """Whole numbers of 12 bits in the middle of 16, which numpy has no dtype for."""
+    kind = h5py.h5t.STD_I16LE.copy()
+    kind.set_precision(12)
+    kind.set_offset(2)
+    h5py.h5d.create(file.id, b"X", kind, h5py.h5s.create_simple(VALUES.shape))
+    file["X"][:] = VALUES
+    return file["X"]
+
+
+NOT_PLAIN = {
+    "compressed": lambda file: file.create_dataset("X", data=VALUES, chunks=CHUNKS, compression="gzip"),
+    "filtered": lambda file: file.create_dataset("X", data=VALUES, chunks=CHUNKS, shuffle=True),
+    "big-endian": lambda file: file.create_dataset("X", data=VALUES.astype(">f4")),
+    "unsigned": lambda file: file.create_dataset("X", data=VALUES.astype("u2")),
+    "never written": lambda file: file.create_dataset("X", VALUES.shape, "f4"),
+    "half written": _half_written,
+    "virtual": _virtual,
+    "external": lambda file: file.create_dataset("X", data=VALUES, external=[(file.filename + ".raw", 0, 10**6)]),
+    "compact": lambda file: file.create_dataset("X", data=VALUES, dcpl=_compact()),
+    "12 bits": _twelve_bits,
+    "empty": lambda file: file.create_dataset("X", (0, 7), "f4"),
+    "one axis": lambda file: file.create_dataset("X", data=VALUES[0]),
+}
+
+
+def _compact():
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_layout(h5py.h5d.COMPACT)
+    return layout
+
+
+@pytest.mark.parametrize("name", NOT_PLAIN)
+def test_what_hdf5_has_to_convert_is_left_to_it(hdf5, name):
+    array = NOT_PLAIN[name](hdf5)
+    assert stored_chunks(array) is None
+    assert memory_map(array) is array
+    if array.ndim == 2 and len(array):
+        _assert_reads(array, array[:])
+
+
+def test_a_dataset_of_a_file_in_memory_is_left_to_hdf5(tmp_path):
+    with h5py.File(tmp_path / "X.h5", "w", driver="core", backing_store=False) as file:
+        array = file.create_dataset("X", data=VALUES)
+        assert stored_chunks(array) is None
+        _assert_reads(array)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"compressors": "auto"},
+        {"shards": (24, 6)},
+        {"serializer": zarr.codecs.BytesCodec(endian="big")},
+        {"filters": [zarr.codecs.TransposeCodec(order=(1, 0))]},
+        {"zarr_format": 2, "order": "F"},
+    ],
+    ids=str,
+)
+def test_what_zarr_has_to_convert_is_left_to_it(tmp_path, kwargs):
+    array = _zarr(tmp_path / "files", **kwargs)
+    assert stored_chunks(array) is None
+    _assert_reads(array)
+
+
+def test_zarr_in_memory_is_left_to_it():
+    array = _zarr(zarr.storage.MemoryStore())
+    assert stored_chunks(array) is None
+    _assert_reads(array)
+
+
+def test_chunks_of_zarr_that_have_never_been_written_have_its_fill_value(tmp_path):
+    array = zarr.create_array(
+        tmp_path / "files", shape=VALUES.shape, dtype="f4", chunks=CHUNKS, fill_value=5, compressors=None
+    )
+    array[:20] = VALUES[:20]
+    assert stored_chunks(array) is None
+    _assert_reads(array, array[:])
+
+
+@pytest.mark.parametrize("becomes", ["missing", "another"])
+def test_a_file_that_is_not_where_it_was_is_read_by_its_library(tmp_path, monkeypatch, becomes):
+    monkeypatch.chdir(tmp_path)
+    with h5py.File("X.h5", "w") as file:
+        array = file.create_dataset("X", data=VALUES)
+        os.rename("X.h5", "Y.h5")
+        if becomes == "another":
+            with h5py.File("X.h5", "w") as other:
+                other["X"] = VALUES + 1
+        assert stored_chunks(array) is None
+        _assert_reads(array)
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_that_a_lower_precision_cannot_hold_are_found(hdf5):
+    values = VALUES.astype(np.float64)
+    values[30, 2] = 1e300
+    array = DiskArray(hdf5.create_dataset("X", data=values, chunks=CHUNKS))
+    out = np.empty((20, 7), np.float32)
+    with pytest.raises(ValueError, match=r"in row 30, or a value too large for dtype\('float32'\)"):
+        array.read_into(out, np.arange(20, 40))
+    array.read_into(np.empty((20, 7)), np.arange(20, 40))
