@@ -76,7 +76,11 @@ class DiskArray:
         return stored_chunks(self._array)
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Read some rows, by a slice or by their indices.
+        """Read some rows, by a slice or by their indices."""
+        return self.read(rows, self.dtype)
+
+    def read(self, rows: slice | np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Read some rows, by a slice or by their indices, in a dtype that may be of a lower precision.
 
         Raises
         ------
@@ -85,10 +89,11 @@ class DiskArray:
         """
         indices = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
         if isinstance(rows, slice) and not self._stored:
-            values = np.asarray(self._array[rows]).astype(self.dtype, copy=False)
+            with np.errstate(over="ignore"):
+                values = np.asarray(self._array[rows]).astype(dtype, copy=False)
             _check_finite(values, indices)
         else:
-            values = np.empty((len(indices), self.shape[1]), self.dtype)
+            values = np.empty((len(indices), self.shape[1]), dtype)
             self.read_into(values, indices)
         return values
 
@@ -102,12 +107,9 @@ class DiskArray:
         """
         if not len(rows):
             return
-        order = np.argsort(rows, kind="stable")
+        order = np.argsort(rows)
         ascending = rows[order]
-        begins_piece = np.diff(ascending // self._piece_rows, prepend=-1) > 0
-        if not self._stored:
-            begins_piece |= np.diff(ascending, prepend=-1) > _GAP
-        starts = np.flatnonzero(begins_piece)
+        starts = self._begin_pieces(ascending)
         for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
             to, piece = as_slice(order[start:stop]), ascending[start:stop]
             if isinstance(to, slice):
@@ -117,11 +119,18 @@ class DiskArray:
                 self._read_piece(values, piece)
                 out[to] = values
 
-    @property
-    def _piece_rows(self) -> int:
-        """Rows that are read at once, whole chunks of the file: larger memory would have to be found anew each time."""
-        chunk_bytes = max(1, self.nbytes // max(1, len(self)) * self.chunk_rows)
-        return self.chunk_rows * max(1, _PIECE_BYTES // chunk_bytes)
+    def _begin_pieces(self, ascending: np.ndarray) -> list[int]:
+        """Where pieces begin that are read at once: larger memory would have to be found anew each time.
+
+        Those that the library reads are neighbors, and whole chunks of the file.
+        """
+        row_bytes = max(1, self.nbytes // max(1, len(self)))
+        if self._stored:
+            return list(range(0, len(ascending), max(1, _PIECE_BYTES // row_bytes)))
+        piece_rows = self.chunk_rows * max(1, _PIECE_BYTES // (row_bytes * self.chunk_rows))
+        begins = (np.diff(ascending, prepend=-1) > _GAP) | (np.diff(ascending // piece_rows, prepend=-1) > 0)
+        starts: list[int] = np.flatnonzero(begins).tolist()
+        return starts
 
     def _read_piece(self, out: np.ndarray, ascending: np.ndarray) -> None:
         """Read rows that are near each other."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sktorch_mlp._nn.inputs import Batch, DenseBatch, SparseBatch, SparseRows
-from sktorch_mlp._nn.tensors import as_tensor, precision_of, squeeze_stack, torch_dtype
+from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype, precision_of, squeeze_stack, torch_dtype
 
 from .arrays import ChunkedRows, DiskArray
 from .device import free_memory
@@ -181,6 +181,11 @@ class Rows:
         """Dtype of X."""
         return self.X.dtype if isinstance(self.X, Tensor) else torch.from_numpy(np.empty(0, self.X.dtype)).dtype
 
+    @property
+    def host_dtype(self) -> torch.dtype:
+        """Dtype in which rows come from elsewhere: wide values narrow, and narrow ones as they are."""
+        return self.dtype if self.source_dtype.itemsize >= self.batch_dtype.itemsize else self.source_dtype
+
     def all_rows(self, n_networks: int = 1) -> Batch:
         """All rows as one batch, the same for each of `n_networks` networks."""
         if self.is_sparse:
@@ -259,7 +264,8 @@ class Rows:
         """Some rows: a view for a slice of dense rows in memory, else a copy."""
         assert not isinstance(self.X, ChunkedRows)  # which have no order
         if isinstance(self.X, DiskArray):
-            return replace(self, X=as_tensor(self.X[rows]))
+            dtype = numpy_dtype(torch.empty(0, dtype=self.host_dtype, device="cpu"))
+            return replace(self, X=as_tensor(self.X.read(rows, dtype)))
         if isinstance(self.X, Tensor) and isinstance(rows, np.ndarray):
             return replace(self, X=self.X[as_tensor(rows, self.X.device)])
         return replace(self, X=self.X[rows])

@@ -20,7 +20,7 @@ from sktorch_mlp._nn.tensors import ROW_DTYPES
 #: The file of a chunk, by its place in the table, and where it begins there, in bytes.
 Locate = Callable[[int, int], tuple[str | Path, int]]
 
-#: Most files that are mapped at a time.
+#: Most files, and chunks, that are kept mapped.
 _N_MAPS = 1024
 
 
@@ -39,7 +39,8 @@ class StoredChunks:
 
     def __init__(self, locate: Locate, chunk_shape: tuple[int, int], shape: tuple[int, int], dtype: np.dtype) -> None:
         self._locate, self._chunk_shape, self._shape, self._dtype = locate, chunk_shape, shape, dtype
-        self._map_file = lru_cache(_N_MAPS)(partial(np.memmap, dtype=np.uint8, mode="r"))
+        map_file = lru_cache(_N_MAPS)(partial(np.memmap, dtype=np.uint8, mode="r"))
+        self._chunk = lru_cache(_N_MAPS)(partial(_map_chunk, locate, map_file, chunk_shape, dtype))
 
     def memory_map(self) -> np.memmap | None:
         """The whole table, if it is one chunk."""
@@ -51,16 +52,33 @@ class StoredChunks:
     def read_into(self, out: np.ndarray, rows: np.ndarray) -> None:
         """Read the rows of ascending indices into an array, which may be of another dtype."""
         n_down, n_across = self._chunk_shape
-        n_bytes = n_down * n_across * self._dtype.itemsize
-        downs = rows // n_down
+        downs, places = np.divmod(rows, n_down)
         starts = np.flatnonzero(np.diff(downs, prepend=-1))
-        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
-            places = as_slice(rows[start:stop] % n_down)
-            for across in range(math.ceil(self._shape[1] / n_across)):
-                path, offset = self._locate(int(downs[start]), across)
-                chunk = self._map_file(path)[offset : offset + n_bytes].view(self._dtype).reshape(self._chunk_shape)
-                columns = out[start:stop, across * n_across : (across + 1) * n_across]
-                columns[:] = chunk[places, : columns.shape[1]]
+        stops = [*starts[1:].tolist(), len(rows)]
+        takes_whole_rows = out.dtype == self._dtype and out.shape[1] == n_across and out.flags.c_contiguous
+        for down, start, stop in zip(downs[starts].tolist(), starts.tolist(), stops, strict=True):
+            wanted = as_slice(places[start:stop])
+            if takes_whole_rows and isinstance(wanted, np.ndarray):
+                # Other modes take memory of their own.
+                np.take(self._chunk(down, 0), wanted, axis=0, out=out[start:stop], mode="clip")
+                continue
+            for across, first in enumerate(range(0, out.shape[1], n_across)):
+                columns = out[start:stop, first : first + n_across]
+                columns[:] = self._chunk(down, across)[wanted, : columns.shape[1]]
+
+
+def _map_chunk(
+    locate: Locate,
+    map_file: Callable[[str | Path], np.ndarray],
+    shape: tuple[int, int],
+    dtype: np.dtype,
+    down: int,
+    across: int,
+) -> np.ndarray:
+    path, start = locate(down, across)
+    stop = start + math.prod(shape) * dtype.itemsize
+    chunk: np.ndarray = map_file(path)[start:stop].view(np.ndarray).view(dtype)
+    return chunk.reshape(shape)
 
 
 def stored_chunks(array: Any) -> StoredChunks | None:
@@ -143,5 +161,6 @@ _LIBRARIES: dict[str, Callable[[Any], Locate | None]] = {"h5py": _in_hdf5, "zarr
 
 def as_slice(places: np.ndarray) -> slice | np.ndarray:
     """The same places as a slice, if they follow each other."""
-    follow_each_other = (np.diff(places) == 1).all()
-    return slice(places[0], places[-1] + 1) if follow_each_other else places
+    first, last = places[0], places[-1]
+    follow_each_other = last - first == len(places) - 1 and (np.diff(places) == 1).all()
+    return slice(first, last + 1) if follow_each_other else places

@@ -54,10 +54,8 @@ class Block:
 
     def __init__(self, rows: Rows, n_rows: int, within: Block | None = None) -> None:
         if within is None:
-            is_wider = rows.source_dtype.itemsize >= rows.batch_dtype.itemsize
-            dtype = rows.dtype if is_wider else rows.source_dtype  # wide values travel narrow, narrow ones as they are
             self._copies = _Copies(rows.device) if rows.device.type == "cuda" else None
-            self._host, self.rows = self._allocate((n_rows, rows.X.shape[1]), dtype, rows.device)
+            self._host, self.rows = self._allocate((n_rows, rows.X.shape[1]), rows.host_dtype, rows.device)
             self._host_places, self.places = self._allocate((n_rows,), torch.int64, rows.device)
         else:
             self._copies = within._copies

@@ -353,6 +353,16 @@ def test_hdf5_in_one_piece_is_used_like_a_memory_map(tmp_path):
     np.testing.assert_array_equal(on_disk.predict_proba(X), in_memory.predict_proba(X))
 
 
+def test_a_validation_row_that_a_lower_precision_cannot_hold_is_named():
+    values = X.astype(np.float64)
+    values[30, 1] = 1e300
+    estimator = ours("classifier", dtype="float32", max_iter=2, early_stopping=True)
+    with pytest.raises(ValueError, match=r"in row 30, or a value too large for dtype\('float32'\)"):
+        estimator.fit(X, LABELS, X_val=Sliced(values), y_val=LABELS)
+    with pytest.raises(ValueError, match=r"in row 30, or a value too large for dtype\('float32'\)"):
+        estimator.fit(X, LABELS).predict(Sliced(values))
+
+
 def test_verbose_says_what_is_read(capsys):
     ours("classifier", verbose=True, max_iter=1).fit(Chunked(9, X, LABELS))
     assert "of X are read in blocks" in capsys.readouterr().out
