@@ -41,6 +41,12 @@ def auto_is_the_cpu(request, monkeypatch):
 
 
 @pytest.fixture
+def streamed(monkeypatch):
+    """Arrays on disk are read in blocks, however small they are."""
+    monkeypatch.setattr("sktorch_mlp._data.rows._HELD_BYTES", 0)
+
+
+@pytest.fixture
 def devices(monkeypatch):
     """Simulated devices "cuda:0", "cuda:1" and "mps"; the traffic between them and the host."""
     with simulated_devices() as traffic:

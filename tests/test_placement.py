@@ -36,7 +36,10 @@ from tests.estimators.tables import numbers, table
 from tests.estimators.test_streams import Chunked
 from tests.simulated.devices import simulated_devices
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.usefixtures("streamed"),
+]
 
 rng = np.random.RandomState(0)
 X = rng.normal(size=(240, 6))

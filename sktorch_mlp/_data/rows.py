@@ -37,6 +37,9 @@ SEGMENT_ROWS = 2**17
 #: Bytes of streamed rows that are read at once, if they are whole mini-batches. Two such blocks are held.
 BLOCK_BYTES = 2**25
 
+#: Bytes of an array on disk up to which it is read once and for all, since blocks would take as much memory.
+_HELD_BYTES = 2 * BLOCK_BYTES
+
 #: Fraction of the free memory of a device that X may take.
 _DEVICE_FRACTION = 0.5
 
@@ -80,6 +83,8 @@ class Rows:
     ) -> Rows:
         """Place a validated X on the device, if there is room; on the CPU without a copy, unless it is small and has to be cast.
 
+        A small one is read from disk.
+
         Parameters
         ----------
         X : ndarray, Tensor, sparse array, DiskArray or ChunkedRows of shape (n_rows, n_features)
@@ -94,7 +99,11 @@ class Rows:
         """
         precision = torch_dtype(dtype or precision_of(X))
         if isinstance(X, DiskArray | ChunkedRows):
-            return cls(X, device, precision, bfloat16, copy_bytes)
+            elsewhere = cls(X, device, precision, bfloat16, copy_bytes)
+            if not elsewhere._can_be_held:
+                return elsewhere
+            X = elsewhere[np.arange(len(elsewhere))].X  # piece by piece
+            assert isinstance(X, Tensor)
         if sp.issparse(X):
             rows = sp.csr_array(X)
             if not rows.has_canonical_format:
@@ -141,6 +150,11 @@ class Rows:
         """Whether rows come to the device while training goes on: from the host, or from disk."""
         is_outside = isinstance(self.X, Tensor) and self.X.device.type != self.device.type
         return is_outside or isinstance(self.X, DiskArray | ChunkedRows)
+
+    @property
+    def _can_be_held(self) -> bool:
+        """Whether X is an array on disk for which there is memory."""
+        return isinstance(self.X, DiskArray) and math.prod(self.X.shape) * self.host_dtype.itemsize <= _HELD_BYTES
 
     @property
     def are_cast(self) -> bool:

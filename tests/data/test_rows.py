@@ -5,8 +5,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from sktorch_mlp._data.arrays import DiskArray
 from sktorch_mlp._data.rows import Rows
 from tests.data.helpers import CPU, X
+from tests.data.test_arrays import Recorded
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -174,3 +176,17 @@ def test_some_rows(chosen, sparse):
     assert rows.dtype == torch.float32
     assert rows.is_sparse == sparse
     np.testing.assert_array_equal(_dense(rows.all_rows()).reshape(3, -1), X[chosen].astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.uint8])
+@pytest.mark.parametrize("fits", [True, False])
+def test_an_array_on_disk_is_read_at_once_if_blocks_would_take_as_much(fits, dtype, monkeypatch):
+    values = (X * 16).astype(dtype)
+    n_bytes = X.size * (1 if dtype == np.uint8 else 4)  # wide values come narrow, narrow ones as they are
+    monkeypatch.setattr("sktorch_mlp._data.rows._HELD_BYTES", n_bytes if fits else n_bytes - 1)
+    array = Recorded(values)
+    rows = Rows.from_array(DiskArray(array), CPU, np.dtype(np.float32), copy_bytes=0)
+    assert rows.is_streamed != fits
+    assert sum(stop - start for start, stop in array.slices) == (len(X) if fits else 0)
+    indices = torch.arange(5, 25)
+    np.testing.assert_array_equal(rows.take(indices).rows, values[5:25].astype(np.float32))

@@ -17,6 +17,8 @@ from sktorch_mlp._nn.threads import readers
 from tests.data.helpers import CPU, N_ROWS, WEIGHTS, X, Y, make_samples
 from tests.data.test_arrays import Recorded
 
+pytestmark = pytest.mark.usefixtures("streamed")
+
 PIXELS = (X * 16).astype(np.uint8)
 
 

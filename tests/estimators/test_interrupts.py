@@ -11,9 +11,10 @@ _INTERRUPTED = """
 import signal, sys, threading, time
 import numpy as np
 from sktorch_mlp import MLPTorchClassifier
-from sktorch_mlp._data import streams
+from sktorch_mlp._data import rows, streams
 from tests.estimators.helpers import Sliced
 
+rows._HELD_BYTES = 0
 streams.StreamedBatches.__init__.__kwdefaults__["block_bytes"] = 100_000  # many blocks
 random = np.random.RandomState(0)
 X = random.normal(size=(12_000, 60))

@@ -20,7 +20,10 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
 from tests.estimators.helpers import KINDS, LABELS, MULTILABEL, SMALL, TARGETS, WEIGHTS, Sliced, X, ours, outputs
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.usefixtures("streamed"),
+]
 
 
 @pytest.fixture(params=["zarr", "hdf5", "memmap"])
