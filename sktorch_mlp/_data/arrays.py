@@ -10,7 +10,7 @@ import numpy as np
 
 from sktorch_mlp._nn.tensors import ROW_DTYPES
 
-from .stored import StoredChunks, as_slice, stored_chunks
+from .stored import StoredChunks, as_slice, is_one_chunk, stored_chunks
 
 #: Rows between two that are asked for, up to which they are read along: a call costs more.
 _GAP = 64
@@ -38,7 +38,7 @@ class DiskArray:
     def __init__(self, array: Any) -> None:
         self._array = array
         self.chunks = array.chunks
-        self.shape: tuple[int, int] = tuple(array.shape)
+        self.shape: tuple[int, int] = tuple(array.shape or ())
         dtype = np.dtype(array.dtype)
         if len(self.shape) != 2 or dtype.kind not in "fiub":
             raise ValueError(
@@ -62,13 +62,17 @@ class DiskArray:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def times_read(self, n_rows: int) -> float:
-        """How often all of it is read where so many random rows are needed at a time, until all have been needed once.
+    def times_read(self, n_rows: int, n_at_once: int) -> float:
+        """How often all of it is read where `n_rows` random rows are needed, so many of them at a time.
 
-        A library reads the whole chunk of a row.
+        A library reads the whole chunk of a row, and small gaps are read along.
         """
-        share = min(1.0, n_rows / max(1, len(self)))
-        return 1.0 if self._stored else (1 - (1 - share) ** self.chunk_rows) / share
+        if self._stored:
+            return n_rows / len(self)
+        share = min(1.0, n_at_once / len(self))
+        in_chunks = 1 - (1 - share) ** self.chunk_rows
+        in_gaps = 1 - (1 - share) ** _GAP * (1 + share * _GAP)
+        return n_rows / n_at_once * max(in_chunks, in_gaps)
 
     @cached_property
     def _stored(self) -> StoredChunks | None:
@@ -135,9 +139,12 @@ class DiskArray:
     def _read_piece(self, out: np.ndarray, ascending: np.ndarray) -> None:
         """Read rows that are near each other."""
         with np.errstate(over="ignore"):
-            if self._stored:
-                self._stored.read_into(out, ascending)
-            else:
+            try:
+                if self._stored:
+                    self._stored.read_into(out, ascending)
+            except OSError:  # there is no room for another map
+                self._stored = None
+            if not self._stored:
                 first, last = ascending[0], ascending[-1]
                 out[:] = np.asarray(self._array[first : last + 1])[as_slice(ascending - first)]
         _check_finite(out, ascending)
@@ -159,9 +166,8 @@ def is_disk_array(X: Any) -> bool:
 
 def memory_map(X: Any) -> Any:
     """A memory map of an array on disk that is one piece of a file, else what was given."""
-    stored = stored_chunks(X) if is_disk_array(X) else None
-    mapped = None if stored is None else stored.memory_map()
-    return X if mapped is None else mapped
+    stored = stored_chunks(X) if is_disk_array(X) and X.shape and is_one_chunk(X) else None
+    return X if stored is None else stored.whole()
 
 
 class Chunk(NamedTuple):

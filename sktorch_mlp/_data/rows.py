@@ -184,7 +184,9 @@ class Rows:
 
     def times_read(self, n_rows: int, batch_size: int) -> float:
         """How often an epoch of `n_rows` rows reads X, if they are shuffled all over it."""
-        return self.X.times_read(self.streamed_at_once(n_rows, batch_size)) if isinstance(self.X, DiskArray) else 1.0
+        if not isinstance(self.X, DiskArray):
+            return 1.0
+        return self.X.times_read(n_rows, min(n_rows, self.streamed_at_once(n_rows, batch_size)))
 
     @property
     def _row_bytes(self) -> int:

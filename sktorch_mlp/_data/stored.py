@@ -7,6 +7,7 @@ not. Nothing of them is imported: whoever has an array of theirs has them.
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -20,6 +21,9 @@ from sktorch_mlp._nn.tensors import ROW_DTYPES
 #: The file of a chunk, by its place in the table, and where it begins there, in bytes.
 Locate = Callable[[int, int], tuple[str | Path, int]]
 
+#: Size of a chunk from which it is quicker than the library.
+_LEAST_BYTES = 2**12
+
 #: Most files, and chunks, that are kept mapped.
 _N_MAPS = 1024
 
@@ -32,22 +36,18 @@ class StoredChunks:
     locate : callable
         Where the chunk is that is the i-th from above and the j-th from the left. Those at the edges of the table are as
         large as the others.
-    chunk_shape, shape : (int, int)
-        Of a chunk and of the table.
+    chunk_shape : (int, int)
     dtype : numpy.dtype
     """
 
-    def __init__(self, locate: Locate, chunk_shape: tuple[int, int], shape: tuple[int, int], dtype: np.dtype) -> None:
-        self._locate, self._chunk_shape, self._shape, self._dtype = locate, chunk_shape, shape, dtype
+    def __init__(self, locate: Locate, chunk_shape: tuple[int, int], dtype: np.dtype) -> None:
+        self._chunk_shape, self._dtype = chunk_shape, dtype
         map_file = lru_cache(_N_MAPS)(partial(np.memmap, dtype=np.uint8, mode="r"))
         self._chunk = lru_cache(_N_MAPS)(partial(_map_chunk, locate, map_file, chunk_shape, dtype))
 
-    def memory_map(self) -> np.memmap | None:
-        """The whole table, if it is one chunk."""
-        if self._chunk_shape != self._shape:
-            return None
-        path, offset = self._locate(0, 0)
-        return np.memmap(path, self._dtype, "r", offset, self._shape)
+    def whole(self) -> np.ndarray:
+        """The table that is one chunk."""
+        return self._chunk(0, 0)
 
     def read_into(self, out: np.ndarray, rows: np.ndarray) -> None:
         """Read the rows of ascending indices into an array, which may be of another dtype."""
@@ -84,20 +84,31 @@ def _map_chunk(
 def stored_chunks(array: Any) -> StoredChunks | None:
     """Find where the numbers of an array stand; None where they have to be decompressed or converted, or are elsewhere."""
     locate_chunks = _LIBRARIES.get(type(array).__module__.partition(".")[0])
-    if locate_chunks is None or len(array.shape) != 2 or not all(array.shape) or array.dtype not in ROW_DTYPES:
+    if locate_chunks is None or len(array.shape or ()) != 2 or not all(array.shape) or array.dtype not in ROW_DTYPES:
         return None
-    locate = locate_chunks(array)
-    if locate is None:
+    chunk_shape, dtype = _chunk_shape(array), np.dtype(array.dtype)
+    if math.prod(chunk_shape) * dtype.itemsize < _LEAST_BYTES and not is_one_chunk(array):
         return None
-    stored = StoredChunks(locate, tuple(array.chunks or array.shape), tuple(array.shape), np.dtype(array.dtype))
     try:
-        return stored if _are_right(stored, array) else None
-    except (OSError, ValueError):  # the file has been moved, or there is no room to map it
+        locate = locate_chunks(array)
+        stored = None if locate is None else StoredChunks(locate, chunk_shape, dtype)
+        return stored if stored is not None and _are_right(stored, array) else None
+    except (OSError, ValueError):  # the file is gone, or there is no room to map it
         return None
+
+
+def is_one_chunk(array: Any) -> bool:
+    """Whether the numbers of an array are in one piece, wherever they are."""
+    return array.chunks in (None, tuple(array.shape))
+
+
+def _chunk_shape(array: Any) -> tuple[int, int]:
+    down, across = array.chunks or array.shape
+    return down, across
 
 
 def _are_right(stored: StoredChunks, array: Any) -> bool:
-    """Whether the first and the last row are those that the library reads: another file may be there by now."""
+    """Whether the first and the last row are those that the library reads."""
     for row in (0, array.shape[0] - 1):
         values = np.empty((1, array.shape[1]), array.dtype)
         stored.read_into(values, np.array([row]))
@@ -112,16 +123,18 @@ def _in_hdf5(dataset: Any) -> Locate | None:
     can_tell = dataset.chunks is None or hasattr(dataset.id, "chunk_iter")  # since HDF5 1.12.3
     if not is_plain or not can_tell or file.driver != "sec2" or dataset.is_virtual or dataset.external:
         return None
+    path = os.path.abspath(file.filename)
+    if not os.path.samestat(os.stat(path), os.fstat(file.id.get_vfd_handle())):  # another file is there by now
+        return None
     if file.mode != "r":
         file.flush()
     offsets = np.zeros(_n_chunks(dataset), np.int64)
-    if dataset.chunks is None:
-        offsets[:] = dataset.id.get_offset() or 0
-    else:
+    if dataset.chunks is not None:
         dataset.id.chunk_iter(partial(_note, offsets, dataset.chunks))
+    elif dataset.id.get_storage_size():
+        offsets[:] = dataset.id.get_offset() or 0
     if not offsets.all():  # some have never been written
         return None
-    path = file.filename
     return lambda down, across: (path, int(offsets[down, across]))
 
 
@@ -143,17 +156,13 @@ def _in_zarr(array: Any) -> Locate | None:
     def locate(down: int, across: int) -> tuple[Path, int]:
         return folder / array.metadata.encode_chunk_key((down, across)), 0
 
-    places = np.ndindex(*_n_chunks(array))
-    try:
-        are_whole = all(locate(*place)[0].stat().st_size == n_bytes for place in places)
-    except OSError:  # some have never been written
-        return None
-    return locate if are_whole else None
+    sizes = (locate(*place)[0].stat().st_size for place in np.ndindex(*_n_chunks(array)))
+    return locate if all(size == n_bytes for size in sizes) else None  # or an OSError: some have never been written
 
 
 def _n_chunks(array: Any) -> list[int]:
     """Number of chunks down and across."""
-    return [math.ceil(n / size) for n, size in zip(array.shape, array.chunks or array.shape, strict=True)]
+    return [math.ceil(n / size) for n, size in zip(array.shape, _chunk_shape(array), strict=True)]
 
 
 _LIBRARIES: dict[str, Callable[[Any], Locate | None]] = {"h5py": _in_hdf5, "zarr": _in_zarr}

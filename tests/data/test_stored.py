@@ -8,7 +8,7 @@ import pytest
 import zarr
 
 from sktorch_mlp._data.arrays import DiskArray, memory_map
-from sktorch_mlp._data.stored import stored_chunks
+from sktorch_mlp._data.stored import StoredChunks, stored_chunks
 
 #: More than one chunk in both directions, and less than whole ones at the edges.
 VALUES = np.random.default_rng(0).integers(100, size=(50, 7)).astype(np.float32)
@@ -16,6 +16,12 @@ VALUES[[0, -1]] = 0  # rows that are the same in every format
 CHUNKS = (12, 3)
 
 ROWS = np.sort(np.random.default_rng(1).integers(50, size=80))
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """Chunks of any size are mapped."""
+    monkeypatch.setattr("sktorch_mlp._data.stored._LEAST_BYTES", 0)
 
 
 @pytest.fixture
@@ -55,7 +61,7 @@ def test_zarr_without_compression_is_read_from_its_files(tmp_path, dtype, chunks
     array = _zarr(tmp_path / "files", values, chunks, zarr_format=zarr_format)
     assert stored_chunks(array) is not None
     _assert_reads(array, values)
-    assert isinstance(memory_map(array), np.memmap) == (chunks == (50, 7))
+    assert (memory_map(array) is not array) == (chunks == (50, 7))
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "i8", "i4", "i2", "i1", "u1"])
@@ -66,7 +72,7 @@ def test_hdf5_without_filters_is_read_from_its_file(hdf5, dtype, chunks):
     assert stored_chunks(array) is not None
     _assert_reads(array, values)
     mapped = memory_map(array)
-    assert isinstance(mapped, np.memmap) == (chunks in (None, (50, 7)))
+    assert (mapped is not array) == (chunks in (None, (50, 7)))
     np.testing.assert_array_equal(mapped[:], values)
 
 
@@ -176,10 +182,44 @@ def test_a_file_that_is_not_where_it_was_is_read_by_its_library(tmp_path, monkey
         array = file.create_dataset("X", data=VALUES)
         os.rename("X.h5", "Y.h5")
         if becomes == "another":
+            others = VALUES.copy()
+            others[20:30] += 1
             with h5py.File("X.h5", "w") as other:
-                other["X"] = VALUES + 1
+                other["X"] = others
         assert stored_chunks(array) is None
         _assert_reads(array)
+
+
+def test_an_empty_place_before_which_users_have_a_block_is_no_place(tmp_path):
+    path = tmp_path / "X.h5"
+    with h5py.File(path, "w", userblock_size=1024) as file:
+        file.create_dataset("X", (10, 1), "i1")
+    with h5py.File(path) as file:
+        assert stored_chunks(file["X"]) is None
+        np.testing.assert_array_equal(DiskArray(file["X"])[:], 0)
+
+
+def test_many_small_chunks_are_left_to_the_library(hdf5, monkeypatch):
+    monkeypatch.undo()
+    small = hdf5.create_dataset("small", data=VALUES, chunks=CHUNKS)
+    large = hdf5.create_dataset("large", data=np.ones((300, 200)), chunks=(30, 100))
+    assert stored_chunks(small) is None
+    assert stored_chunks(large) is not None
+    _assert_reads(small)
+
+
+def test_without_room_for_another_map_the_library_reads(tmp_path, monkeypatch):
+    array = DiskArray(_zarr(tmp_path / "files"))
+    np.testing.assert_array_equal(array[:3], VALUES[:3])
+
+    def no_room(*args, **kwargs):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(StoredChunks, "read_into", no_room)
+    np.testing.assert_array_equal(array[ROWS], VALUES[ROWS])
+    monkeypatch.setattr(np, "memmap", no_room)
+    one_chunk = _zarr(tmp_path / "others", chunks=VALUES.shape)
+    assert memory_map(one_chunk) is one_chunk
 
 
 @pytest.mark.filterwarnings("error")
