@@ -18,6 +18,9 @@ from .shuffling import Shuffler
 #: Mini-batches of a segment off the CPU.
 _SEGMENT_BATCHES = 64
 
+#: Rows of all epochs that are trained at once where each has the same single mini-batch: few, as nothing can stop them.
+_ROWS_OF_EPOCHS = 2**11
+
 
 class MiniBatches:
     """The training rows of a stack in mini-batches, epoch after epoch.
@@ -88,15 +91,23 @@ class MiniBatches:
         if not self._samples.sums_weights_in_order:
             self.segments[0].load(*self._samples.stack_indices(self._samples.indices), once=True)
 
-    def next_epoch(self, *, is_followed: bool = False) -> Iterator[Segment]:
+    @property
+    def most_epochs(self) -> int:
+        """Epochs that can be trained at once; more than one if all of them are the same mini-batch."""
+        return self.segments[-1].most_epochs
+
+    def next_epochs(self, n_epochs: int = 1, *, is_followed: bool = False) -> Iterator[Segment]:
         """Shuffle, and load the segments of the epoch one after the other.
 
         Parameters
         ----------
+        n_epochs : int, default=1
+            Epochs that have the same segment, at most `most_epochs`.
         is_followed : bool, default=False
             Whether another epoch will follow, for which to shuffle while the device is at work.
         """
-        orders = [shuffler.next_epoch() for shuffler in self._shufflers]
+        for _ in range(n_epochs):
+            orders = [shuffler.next_epoch() for shuffler in self._shufflers]
         if self.segments[-1].is_loaded_once:
             yield self.segments[-1]
         else:
@@ -153,19 +164,18 @@ class UniformWeights:
         self.fractions = list(like.new_tensor([1 / size for size in sizes]).unbind(0))  # to a device in one copy
         self.totals = like.new_tensor(sizes).unsqueeze(-1).expand(-1, n_networks)
         self.batch_fractions = self.totals / like.new_tensor(n_train)
-        self._row_fraction = 1 / squeeze_stack(like.new_tensor(n_train))
-        self._row_axes = None if n_networks == 1 else (-1, -2)
+        self._row_fraction = 1 / squeeze_stack(like.new_tensor(n_train).unsqueeze(-1))
 
     def mean(self, row_losses: Tensor) -> Tensor:
-        """Share of the segment in the loss of the epoch, 0-d or (n_networks,).
+        """Share of the segment in the loss of each epoch, of shape (..., n_epochs).
 
         The loss of an epoch is the mean over rows of the losses of their batches.
 
         Parameters
         ----------
-        row_losses : Tensor of shape (..., 1, n_rows)
+        row_losses : Tensor of shape (..., n_epochs, n_rows)
         """
-        return row_losses.sum(self._row_axes) * self._row_fraction
+        return row_losses.sum(-1) * self._row_fraction
 
 
 class SampleWeights:
@@ -216,7 +226,6 @@ class SampleWeights:
         parts = self._fractions.unsqueeze(1).split(sizes[0], -1)
         self.fractions = [squeeze_stack(part[..., :size]) for part, size in zip(parts, sizes, strict=True)]
         self._row_fractions = squeeze_stack(self._epoch_fractions[:, None, :n_rows])
-        self._row_axes = None if n_networks == 1 else (-1, -2)
         self.vary = sample_weight is not None
         self._can_sum_to_zero = sample_weight is not None and bool((sample_weight <= 0).any())
         if sample_weight is None:
@@ -255,8 +264,8 @@ class SampleWeights:
         return torch.from_numpy(np.array(sums, dtype=np.float64).T)
 
     def mean(self, row_losses: Tensor) -> Tensor:
-        """Share of the segment in the loss of the epoch, 0-d or (n_networks,)."""
-        return (row_losses * self._row_fractions).sum(self._row_axes)
+        """Share of the segment in the loss of each epoch, of shape (..., n_epochs)."""
+        return (row_losses * self._row_fractions).sum(-1)
 
 
 class Segment:
@@ -282,12 +291,15 @@ class Segment:
         Whether its steps are nothing but kernels on a GPU, in tensors that stay in place.
     is_loaded_once : bool
         Whether it always has the same rows.
+    most_epochs : int
+        Epochs for which it can be used without being loaded in between.
     """
 
     def __init__(self, samples: Samples, sizes: list[int], n_train: Sequence[int], n_missing: Sequence[int]) -> None:
         n_networks, n_rows = len(n_train), sum(sizes)
         like = torch.empty(0, dtype=samples.rows.dtype, device=samples.rows.device)
-        self._samples, self.sizes, self.is_loaded_once = samples, sizes, False
+        self._samples, self.sizes = samples, sizes
+        self.is_loaded_once, self.most_epochs = False, 1
         self._rows = squeeze_stack(torch.zeros(n_networks, n_rows, dtype=torch.int64, device=like.device))
         self._gathered = samples.targets.new_empty(len(samples.targets), n_networks * n_rows)
         self.targets = self._gathered.unflatten(-1, self._rows.shape).movedim(0, -2)
@@ -311,6 +323,8 @@ class Segment:
         """
         if once:
             self._rows, self.is_loaded_once = rows, True
+            if rows.device.type == "cpu":  # elsewhere a graph is recorded for one number of steps
+                self.most_epochs = max(1, _ROWS_OF_EPOCHS // sum(self.sizes))
             self._batches = [self._samples.rows.take(rows)]
         else:
             self._rows.copy_(rows)
@@ -330,8 +344,8 @@ class Segment:
         """Indices of the rows of each mini-batch, of shape ([n_networks,] n_rows_of_batch)."""
         return [*self._rows.split(self.sizes, -1)]
 
-    def batches(self) -> Iterator[Batch]:
-        """Yield the mini-batches; each is valid until the next one."""
-        yield from self._batches
+    def batches(self, n_epochs: int = 1) -> Iterator[Batch]:
+        """Yield the mini-batches of so many epochs; each is valid until the next one."""
+        yield from self._batches * n_epochs
         for load in self._loaders:
             yield from load()

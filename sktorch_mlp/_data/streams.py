@@ -206,12 +206,12 @@ class StreamedBatches(MiniBatches):
     def _load_all(self) -> None:
         """Read even a single batch anew each time."""
 
-    def next_epoch(self, *, is_followed: bool = False) -> Iterator[Segment]:
+    def next_epochs(self, n_epochs: int = 1, *, is_followed: bool = False) -> Iterator[Segment]:
         """Shuffle, and yield the segments of the epoch, each while the next one is read."""
         if isinstance(self._samples.rows.X, ChunkedRows):
             loads = ReadAhead(self._read_chunks(self._samples.rows.X))
             return self._train_and_read(loads, reads_next_epoch=False)
-        return super().next_epoch(is_followed=is_followed)
+        return super().next_epochs(n_epochs, is_followed=is_followed)
 
     def _load_segments(self, orders: Sequence[np.ndarray], *, is_followed: bool) -> Iterator[Segment]:
         loads, self._next = self._next or self._begin_to_read(orders), None

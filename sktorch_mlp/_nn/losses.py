@@ -70,7 +70,18 @@ class Loss(ABC):
 
     @abstractmethod
     def row_losses(self, loss_terms: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each row, of shape (..., 1, n_rows), from the terms that `to_delta_` has saved; may overwrite them."""
+        """Loss of each row from the terms that `to_delta_` has saved, which it may overwrite.
+
+        Parameters
+        ----------
+        loss_terms : Tensor of shape (..., n_epochs, n_rows)
+            Those of the same rows in each epoch.
+        targets : Tensor of shape (..., n_targets, n_rows)
+
+        Returns
+        -------
+        Tensor of shape (..., n_epochs, n_rows)
+        """
 
     @abstractmethod
     def score(self, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None) -> Tensor:

@@ -39,7 +39,7 @@ def train_lbfgs(fit: Fit) -> scipy.optimize.OptimizeResult:
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
         parameters.copy_(torch.from_numpy(x))
-        (value,) = trainer.run_epoch()
+        ((value,),) = trainer.run_epochs()
         return value, _to_float64(network.grad[0])
 
     began = time.perf_counter()

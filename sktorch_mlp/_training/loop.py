@@ -36,7 +36,7 @@ def train(fits: Sequence[Fit], check: Callable[[], None] = lambda: None, *, segm
     fits : sequence of Fit
         Their networks, optimizers, shufflers and progress change in place.
     check : callable, default=nothing
-        Called before each epoch. It may raise KeyboardInterrupt to end training.
+        Called before each epoch, or before a few short ones at once. It may raise KeyboardInterrupt to end training.
     segment_rows : int, default=2**17
         Rows that are laid out at once.
     """
@@ -51,8 +51,10 @@ def train(fits: Sequence[Fit], check: Callable[[], None] = lambda: None, *, segm
                 trainer, validator = stack.make_trainer(segment_rows), stack.make_validator()
             check()
             stack.begin_epoch()
-            losses = trainer.run_epoch(is_followed=not stack.may_shrink())
-            stack.end_epoch(losses, validator)
+            n_until_stop = stack.epochs_until_stop()
+            n_epochs = 1 if stack.looks_at_each_epoch else min(n_until_stop, trainer.most_epochs)
+            losses = trainer.run_epochs(n_epochs, is_followed=n_until_stop > n_epochs)
+            stack.end_epochs(losses, validator)
             if stack.remove_stopped():
                 trainer = validator = None  # buffers are as wide as the stack
     except KeyboardInterrupt:
@@ -70,6 +72,13 @@ class _Member:
         self.n_rows = fit.n_rows
         self.best_epoch: StateDict | None = None  # state of its network
         self.log: list[str] = []
+
+    def epochs_until_stop(self) -> int:
+        """Epochs after which it may stop at the earliest, unless it diverges."""
+        if self.observer is not None:
+            return 1
+        until_plateau = self.options.n_iter_no_change - self.progress.n_epochs_no_change + 1
+        return int(max(1, min(until_plateau, self.options.max_iter - self.progress.n_iter)))
 
 
 class _Stack:
@@ -113,14 +122,16 @@ class _Stack:
         options = [member.options for member in self.members]
         return Validator(self._network, self.members[0].fit.loss, self._data.validation, options)
 
-    def may_shrink(self) -> bool:
-        """Whether a network may stop after the coming epoch, unless it diverges."""
-        return any(
-            m.progress.n_epochs_no_change >= m.options.n_iter_no_change
-            or m.progress.n_iter + 1 >= m.options.max_iter
-            or m.observer is not None
-            for m in self.members
+    @property
+    def looks_at_each_epoch(self) -> bool:
+        """Whether the end of each epoch is more than a loss to record: a validation, a line to print, another rate."""
+        return self._data.validation is not None or any(
+            m.options.verbose or m.schedule.varies_by_epoch for m in self.members
         )
+
+    def epochs_until_stop(self) -> int:
+        """Epochs after which a network may stop at the earliest, unless it diverges."""
+        return min(map(_Member.epochs_until_stop, self.members))
 
     def begin_epoch(self) -> None:
         """Tell observers, and start the clock."""
@@ -129,16 +140,19 @@ class _Stack:
                 member.observer.on_epoch_begin()
         self._began = time.perf_counter()
 
-    def end_epoch(self, losses: Sequence[float], validator: Validator | None) -> None:
-        """Record the epoch, and decide who stops."""
-        seconds = time.perf_counter() - self._began
-        for member, loss in zip(self.members, losses, strict=True):
-            self._record_loss(member, loss, seconds)
-        if validator is not None:
-            for member, (score, loss) in zip(self.members, validator(), strict=True):
-                self._record_validation(member, score, loss)
-        for k in range(len(self.members)):
-            self._update_stopping(k)
+    def end_epochs(self, losses: Sequence[Sequence[float]], validator: Validator | None) -> None:
+        """Record the epochs since `begin_epoch` with their losses, and decide who stops."""
+        seconds = (time.perf_counter() - self._began) / len(losses)
+        for losses_of_epoch in losses:
+            # One that has diverged trains on until the end of a few epochs that are trained at once.
+            training = [k for k, member in enumerate(self.members) if not member.progress.stop_reason]
+            for k in training:
+                self._record_loss(self.members[k], losses_of_epoch[k], seconds)
+            if validator is not None:
+                for member, (score, loss) in zip(self.members, validator(), strict=True):
+                    self._record_validation(member, score, loss)
+            for k in training:
+                self._update_stopping(k)
 
     def _record_loss(self, member: _Member, loss: float, seconds: float) -> None:
         progress = member.progress

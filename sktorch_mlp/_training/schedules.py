@@ -24,6 +24,8 @@ class Schedule:
 
     #: Whether the rate depends on what training has reached, and so differs between networks.
     depends_on_training = False
+    #: Whether the rate of an epoch may differ from that of the epoch before, plateau or not.
+    varies_by_epoch = False
 
     def __init__(self, learning_rate_init: float) -> None:
         self.learning_rate_init = learning_rate_init
@@ -68,7 +70,7 @@ class Schedule:
 class InverseScaling(Schedule):
     """Divided by ``(rows seen + 1) ** power_t`` after each epoch, as scikit-learn does."""
 
-    depends_on_training = True
+    depends_on_training = varies_by_epoch = True
 
     def __init__(self, learning_rate_init: float, power_t: float) -> None:
         super().__init__(learning_rate_init)
@@ -101,6 +103,8 @@ class PlannedSchedule(Schedule):
     warmup_fraction : float
         Fraction of the epochs in which the rate rises.
     """
+
+    varies_by_epoch = True
 
     def __init__(self, learning_rate_init: float, n_epochs: int, warmup_fraction: float) -> None:
         super().__init__(learning_rate_init)

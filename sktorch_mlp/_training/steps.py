@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from sktorch_mlp._data.batches import MiniBatches, Segment
 from sktorch_mlp._nn.gradients import Gradient
 from sktorch_mlp._nn.losses import Loss
-from sktorch_mlp._nn.matmul import BoundProduct, bind_vecdot, quiet_numpy
+from sktorch_mlp._nn.matmul import BoundProduct, bind_mm, bind_vecdot, quiet_numpy
 from sktorch_mlp._nn.network import StackedMLP
 from sktorch_mlp._nn.tensors import squeeze_stack
 from sktorch_mlp._nn.threads import share_elementwise
@@ -34,7 +35,7 @@ class Penalty:
     ----------
     is_zero : bool
     batches : list of (scalar, callable)
-        Arguments of `add_gradient`, batch by batch.
+        Arguments of `add_gradient`, batch by batch, of all epochs for which the segment can be used.
     """
 
     def __init__(self, network: StackedMLP, options: Sequence[TrainingOptions], segment: Segment) -> None:
@@ -45,14 +46,15 @@ class Penalty:
         self._add_scaled_ = share_elementwise(add_scaled_, _OPERATIONS_PER_COEF * self._coefs.numel())
         self._weights = segment.weights
         # (n_batches[, n_networks]) each
-        self._square_norms, self._decays, self._fractions = (
-            _squeeze_last(torch.zeros_like(segment.weights.totals)) for _ in range(3)
-        )
+        self._decays, self._fractions = (_squeeze_last(torch.zeros_like(segment.weights.totals)) for _ in range(2))
         self.update_weights()
-        save_norms = [bind_vecdot(self._coefs, self._coefs, norm) for norm in self._square_norms.unbind(0)]
-        self._mean = torch.zeros_like(self._square_norms[0])
-        self._write_mean = bind_vecdot(self._square_norms.movedim(0, -1), self._fractions.movedim(0, -1), self._mean)
-        self.batches = list(zip(self._decays_by_batch(), save_norms, strict=True))
+        # (n_epochs, n_batches[, n_networks])
+        norms = self._decays.new_zeros(segment.most_epochs, *self._decays.shape)
+        save_norms = [bind_vecdot(self._coefs, self._coefs, norm) for norm in norms.flatten(0, 1).unbind(0)]
+        by_network = norms.movedim((0, 1), (-2, -1)), self._fractions.movedim(0, -1).unsqueeze(-1)
+        means = flat.new_zeros(*by_network[0].shape[:-1], 1)
+        self._write_means, self._means = bind_mm(*by_network, means), means.squeeze(-1)
+        self.batches = list(zip(list(self._decays_by_batch()) * segment.most_epochs, save_norms, strict=True))
 
     def _decays_by_batch(self) -> Sequence[Scalar]:
         """Alpha over the sum of weights of each batch; numbers if they stay and there is one network."""
@@ -72,10 +74,10 @@ class Penalty:
         save_norm()
         self._add_scaled_(self._coef_grads, self._coefs, decay)
 
-    def mean(self) -> Tensor:
-        """Share of the penalty in the loss of the epoch, 0-d or (n_networks,), from the norms saved; a buffer."""
-        self._write_mean()
-        return self._mean
+    def means(self) -> Tensor:
+        """Share of the penalty in the loss of each epoch, ([n_networks,] most_epochs), from the norms saved; a buffer."""
+        self._write_means()
+        return self._means
 
 
 def _squeeze_last(values: Tensor) -> Tensor:
@@ -112,19 +114,19 @@ class _SegmentSteps:
         self._penalty = Penalty(network, options, segment)
         max_norms = [option.gradient_clip_norm for option in options]
         self._clip = _ClipNorm(network, max_norms) if any(map(math.isfinite, max_norms)) else None
-        flat = network.flat.detach()
-        self._loss_terms = squeeze_stack(flat.new_empty(network.n_networks, 1, sum(segment.sizes)))
+        flat, n_epochs = network.flat.detach(), segment.most_epochs
+        self._loss_terms = squeeze_stack(flat.new_empty(network.n_networks, n_epochs, sum(segment.sizes)))
+        batches = zip(
+            [gradients[size] for size in segment.sizes],
+            segment.batch_targets,
+            segment.weights.fractions,
+            segment.weights.totals.unbind(0),
+            strict=True,
+        )
+        loss_terms = [terms for epoch in self._loss_terms.split(1, -2) for terms in epoch.split(segment.sizes, -1)]
         self._batches = [
-            (gradients[size], *arguments)
-            for size, *arguments in zip(
-                segment.sizes,
-                segment.batch_targets,
-                segment.weights.fractions,
-                segment.weights.totals.unbind(0),
-                self._loss_terms.split(segment.sizes, -1),
-                self._penalty.batches,
-                strict=True,
-            )
+            (*batch, terms, penalty)
+            for batch, terms, penalty in zip([*batches] * n_epochs, loss_terms, self._penalty.batches, strict=True)
         ]
         self._captured: CapturedFunction | None = None
         can_be_captured = segment.can_be_captured and (optimizer is None or optimizer.can_be_captured)
@@ -132,20 +134,22 @@ class _SegmentSteps:
             generators = () if network.dropout is None else network.dropout.generators
             self._captured = CapturedFunction(network.device, generators)
 
-    def run(self) -> Tensor:
-        """Train on the segment; return its share in the loss of the epoch, 0-d or (n_networks,)."""
+    def run(self, n_epochs: int) -> Tensor:
+        """Train on the segment so many times; return its share in the loss of each epoch, ([n_networks,] n_epochs)."""
         if self._segment.weights.vary:
             self._penalty.update_weights()
-        n_steps = len(self._batches)
+        n_steps = n_epochs * len(self._segment.sizes)
         steps = [_no_step] * n_steps if self._optimizer is None else self._optimizer.steps(n_steps)
-        return self._run_steps(steps) if self._captured is None else self._captured(self._run_steps, steps)
+        run = partial(self._run_steps, n_epochs)
+        return run(steps) if self._captured is None else self._captured(run, steps)
 
-    def _run_steps(self, steps: Iterable[Step]) -> Tensor:
+    def _run_steps(self, n_epochs: int, steps: Iterable[Step]) -> Tensor:
         has_penalty, add_penalty = not self._penalty.is_zero, self._penalty.add_gradient
         clip, hooks = self._clip, self._hooks
         if hooks is not None:
             hooks.on_segment_begin(self._segment.batch_rows)
-        batches = zip(self._batches, self._segment.batches(), steps, strict=True)
+        own_batches = self._batches[: n_epochs * len(self._segment.sizes)]
+        batches = zip(own_batches, self._segment.batches(n_epochs), steps, strict=True)
         for (gradient, targets, fractions, total, loss_terms, penalty), batch, step in batches:
             gradient(batch, targets, fractions, total, loss_terms)
             if has_penalty:
@@ -157,8 +161,9 @@ class _SegmentSteps:
             step()
             if hooks is not None:
                 hooks.on_batch_end(gradient.outputs, self._loss.row_losses(loss_terms.clone(), targets))
-        loss = self._segment.weights.mean(self._loss.row_losses(self._loss_terms, self._segment.targets))
-        return loss + self._penalty.mean() if has_penalty else loss
+        loss_terms = self._loss_terms[..., :n_epochs, :]
+        losses = self._segment.weights.mean(self._loss.row_losses(loss_terms, self._segment.targets))
+        return losses + self._penalty.means()[..., :n_epochs] if has_penalty else losses
 
 
 def _no_step() -> None:
@@ -166,7 +171,7 @@ def _no_step() -> None:
 
 
 class Trainer:
-    """Trains a stack, an epoch at a time.
+    """Trains a stack, an epoch at a time or a few at once.
 
     Parameters
     ----------
@@ -179,6 +184,11 @@ class Trainer:
         None leaves the parameters as they are, and the gradient of the last mini-batch.
     hooks : BatchHooks, default=None
         Called around each step.
+
+    Attributes
+    ----------
+    most_epochs : int
+        Epochs that can be trained at once.
     """
 
     def __init__(
@@ -192,28 +202,30 @@ class Trainer:
     ) -> None:
         if optimizer is not None:
             optimizer.bind(network, sum(len(segment.sizes) for segment in minibatches.segments))
-        self._minibatches = minibatches
+        self._minibatches, self.most_epochs = minibatches, minibatches.most_epochs
         self._segment_steps = {
             segment: _SegmentSteps(network, loss, segment, options, optimizer, hooks)
             for segment in dict.fromkeys(minibatches.segments)
         }
 
-    def run_epoch(self, *, is_followed: bool = False) -> list[float]:
-        """Train one epoch.
+    def run_epochs(self, n_epochs: int = 1, *, is_followed: bool = False) -> list[list[float]]:
+        """Train some epochs.
 
         Parameters
         ----------
+        n_epochs : int, default=1
+            At most `most_epochs`.
         is_followed : bool, default=False
             Whether another epoch will follow, for which to prepare while the device is at work.
 
         Returns
         -------
-        list of float
-            Loss of each network, penalty included: the losses of its batches, averaged over rows.
+        list of list of float
+            Loss of each epoch for each network, penalty included: the losses of its batches, averaged over rows.
         """
         with quiet_numpy():
-            segments = self._minibatches.next_epoch(is_followed=is_followed)
-            shares = [self._segment_steps[segment].run() for segment in segments]
+            segments = self._minibatches.next_epochs(n_epochs, is_followed=is_followed)
+            shares = [self._segment_steps[segment].run(n_epochs) for segment in segments]
         total = shares[0] if len(shares) == 1 else torch.stack(shares).sum(0)
-        losses: list[float] = total.reshape(-1).tolist()
+        losses: list[list[float]] = torch.atleast_2d(total).mT.tolist()
         return losses

@@ -31,7 +31,7 @@ def test_mini_batches_match_sklearn(n_networks, segment_rows):
     for epoch in range(3):
         expected_rows = [shuffle(rows, random_state=s) for rows, s in zip(expected_rows, streams, strict=True)]
         slices = gen_batches(N_ROWS, 64)
-        for segment in minibatches.next_epoch(is_followed=epoch == 0):
+        for segment in minibatches.next_epochs(is_followed=epoch == 0):
             parts = segment.batches(), segment.batch_targets, segment.weights.fractions, segment.batch_rows
             for batch, targets, fractions, batch_rows in zip(*parts, strict=True):
                 batch_slice = next(slices)
@@ -69,7 +69,7 @@ def test_one_batch_of_all_rows_is_gathered_once_but_draws_as_often():
     minibatches = MiniBatches(samples, [Shuffler(samples.indices[0], random_state)], N_ROWS)
     batches = []
     for _ in range(2):
-        (segment,) = minibatches.next_epoch()
+        (segment,) = minibatches.next_epochs()
         batches += segment.batches()
         expected.permutation(N_ROWS)
     assert batches[0] is batches[1]
@@ -81,7 +81,7 @@ def test_a_shorter_network_has_its_missing_rows_without_weight():
     indices = [np.arange(130), np.arange(20, 149)]
     samples = make_samples(indices)
     minibatches = MiniBatches(samples, [Shuffler(rows, None) for rows in indices], 64)
-    (segment,) = minibatches.next_epoch()
+    (segment,) = minibatches.next_epochs()
     np.testing.assert_array_equal(segment.weights.fractions[-1][:, 0], [[0.5, 0.5], [1.0, 0.0]])
     np.testing.assert_array_equal(segment.batch_rows[-1], [[128, 129], [148, 148]])
     assert segment.weights.vary is False
@@ -116,7 +116,7 @@ def test_uniform_weights_are_means_over_rows(n_networks):
     np.testing.assert_array_equal(weights.totals, np.tile(SIZES, (n_networks, 1)).T)
     np.testing.assert_allclose(weights.batch_fractions, np.tile(SIZES, (n_networks, 1)).T / 23, rtol=1e-15)
     mean = weights.mean(_stacked(losses))
-    assert mean.shape == (() if n_networks == 1 else (n_networks,))
+    assert mean.shape == ((1,) if n_networks == 1 else (n_networks, 1))
     np.testing.assert_allclose(mean.reshape(-1), losses.sum(1) / 23, rtol=1e-14)
     assert not weights.vary
 
@@ -147,7 +147,7 @@ def test_sample_weights_match_numpy(weighted, n_missing):
             sample_weight = sample_weight[:, ::-1].copy()
             weights.set(torch.from_numpy(sample_weight))
         mean = weights.mean(_stacked(losses))
-        assert mean.shape == (() if n_networks == 1 else (n_networks,))
+        assert mean.shape == ((1,) if n_networks == 1 else (n_networks, 1))
         for k in range(n_networks):
             fractions, totals, batch_fractions, epoch = _numpys_weights(sample_weight[k], n_missing[k], n_train[k])
             for ours, expected in zip(weights.fractions, fractions, strict=True):
@@ -171,7 +171,7 @@ def test_weights_of_a_batch_must_not_sum_to_zero(n_networks):
 
 def test_weights_of_one_batch_of_all_rows_are_set_once():
     samples = make_samples(weighted=True)
-    (segment,) = MiniBatches(samples, _shufflers(samples), N_ROWS).next_epoch()
+    (segment,) = MiniBatches(samples, _shufflers(samples), N_ROWS).next_epochs()
     assert segment.is_loaded_once
     assert segment.weights.vary is False
     np.testing.assert_allclose(segment.weights.fractions[0][0], WEIGHTS / WEIGHTS.sum(), rtol=1e-14)
@@ -185,7 +185,7 @@ def test_float32_weights_of_one_batch_are_summed_in_the_order_of_each_epoch():
     batches, random_state, rows = MiniBatches(samples, _shufflers(samples), N_ROWS), np.random.RandomState(0), ALL_ROWS
     totals = []
     for _ in range(5):
-        (segment,) = batches.next_epoch()
+        (segment,) = batches.next_epochs()
         rows = shuffle(rows, random_state=random_state)
         totals.append(float(segment.weights.totals))
         assert totals[-1] == WEIGHTS.astype(np.float32)[rows].sum()

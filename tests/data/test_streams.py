@@ -30,7 +30,7 @@ def _epoch(minibatches, *, is_followed=False):
     """All that training gets to see in an epoch, copied."""
     return [
         [part.clone() for part in (batch.rows, targets, fractions.expand(*targets.shape), rows)]
-        for segment in minibatches.next_epoch(is_followed=is_followed)
+        for segment in minibatches.next_epochs(is_followed=is_followed)
         for batch, targets, fractions, rows in zip(
             segment.batches(), segment.batch_targets, segment.weights.fractions, segment.batch_rows, strict=True
         )
@@ -74,7 +74,7 @@ def test_the_next_epoch_is_read_while_training_has_the_last_block_if_it_goes_to_
     streamed = StreamedBatches(samples, _shufflers(samples), batch_size, block_bytes=1)
     assert len(streamed.segments) == n_segments
     for is_followed in (True, False):
-        for place, _ in enumerate(streamed.next_epoch(is_followed=is_followed), start=1):
+        for place, _ in enumerate(streamed.next_epochs(is_followed=is_followed), start=1):
             if place == max(1, n_segments - 1):
                 time.sleep(0.05)  # the last block of this epoch is read meanwhile
                 array.is_read.clear()

@@ -34,7 +34,7 @@ def _run_epoch(network, samples, options, batch_size, **kwargs):
     shufflers = [Shuffler(rows, None) for rows in samples.indices]
     minibatches = MiniBatches(samples, shufflers, batch_size, **kwargs)
     with torch.no_grad():
-        return Trainer(network, LogLoss(10), minibatches, options).run_epoch()
+        return Trainer(network, LogLoss(10), minibatches, options).run_epochs()[0]
 
 
 def _batch_loss(module, rows, alpha, *, weighted):
