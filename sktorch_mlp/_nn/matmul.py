@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .threads import share_product, share_product_once
+from .products import Product, compute_shared, share_product
+from .threads import may_share
 
 #: A product that writes to the same buffer at every call.
 BoundProduct = Callable[[], object]
@@ -44,11 +45,9 @@ def bind_mm(a: Tensor, b: Tensor, out: Tensor, *, bfloat16: bool = False) -> Bou
     """
     if bfloat16:
         return partial(_mm_bfloat16, a, b, out)
-    is_cpu = out.device.type == "cpu"
-    if is_cpu and _n_operations(a, b) <= _SMALL:
+    if out.device.type == "cpu" and _n_operations(a, b) <= _SMALL:
         return _bind_numpy(a, b, out)
-    call = partial(torch.mm if a.ndim == 2 else torch.bmm, a, b, out=out)
-    return share_product(call, a, b) if is_cpu else call
+    return _bind_torch(Product(a, b, out))
 
 
 def bind_addmm(summand: Tensor, a: Tensor, b: Tensor, out: Tensor, *, bfloat16: bool = False) -> BoundProduct:
@@ -58,8 +57,7 @@ def bind_addmm(summand: Tensor, a: Tensor, b: Tensor, out: Tensor, *, bfloat16: 
     if _adds_by_numpy(a, b):
         multiply = _bind_numpy(a, b, out)
         return lambda: (multiply(), out.add_(summand))
-    call = partial(torch.addmm if a.ndim == 2 else torch.baddbmm, summand, a, b, out=out)
-    return share_product(call, a, b) if out.device.type == "cpu" else call
+    return _bind_torch(Product(a, b, out, summand))
 
 
 def bind_vecdot(a: Tensor, b: Tensor, out: Tensor) -> BoundProduct:
@@ -97,7 +95,11 @@ class Scratch:
 
 def mm(a: Tensor, b: Tensor) -> Tensor:
     """Return ``a @ b`` on a CPU, in new memory."""
-    return share_product_once(partial(torch.mm, a, b), a, b)
+    if not may_share():  # one row notices what follows
+        return torch.mm(a, b)
+    out = a.new_empty(len(a), b.shape[-1])
+    compute_shared(Product(a, b, out))
+    return out
 
 
 def addmm(summand: Tensor, a: Tensor, b: Tensor, scratch: Scratch, *, bfloat16: bool = False) -> Tensor:
@@ -105,7 +107,8 @@ def addmm(summand: Tensor, a: Tensor, b: Tensor, scratch: Scratch, *, bfloat16: 
     out = scratch.empty(len(a), b.shape[-1], a)
     if bfloat16:
         return _addmm_bfloat16(summand, a, b, out)
-    return share_product_once(partial(torch.addmm, summand, a, b, out=out), a, b)
+    compute_shared(Product(a, b, out, summand))
+    return out
 
 
 def _adds_by_numpy(a: Tensor, b: Tensor) -> bool:
@@ -115,6 +118,10 @@ def _adds_by_numpy(a: Tensor, b: Tensor) -> bool:
 
 def _n_operations(a: Tensor, b: Tensor) -> int:
     return a.numel() * b.shape[-1]
+
+
+def _bind_torch(product: Product) -> BoundProduct:
+    return share_product(product) if product.out.device.type == "cpu" else product.bind()
 
 
 def _bind_numpy(a: Tensor, b: Tensor, out: Tensor) -> BoundProduct:

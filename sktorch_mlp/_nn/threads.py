@@ -3,7 +3,7 @@
 All else that a fit computes has one thread. The threads of PyTorch wait for each other by
 spinning: where other programs hold the cores, a product on two threads takes fifty times as long as
 on one. So a large call is timed on one thread and on several, over and over, and takes what was
-quicker. Its result has the same bits on any number of threads, which is tried out, not assumed.
+quicker. Its result has the same bits on any number of threads.
 """
 
 from __future__ import annotations
@@ -13,20 +13,13 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Protocol, TypeVar
-
-import torch
-from torch import Tensor
 
 from .compat import own_thread_setters
 
 #: Multiply-adds of float32 that keep one thread busy for some 25 µs. Those of float64 count twice.
 _OPERATIONS_PER_THREAD = 1_250_000
-
-#: Rows and columns from which a product may be shared. Narrower ones are divided along the axis that is summed
-#: over, or not, depending on where their memory begins.
-_WIDE = 32
 
 #: Time of a multiply-add on one thread of a slow processor.
 _SECONDS_PER_OPERATION = 1e-10
@@ -189,115 +182,83 @@ class ThreadChoice:
 
 
 class _TimedCall:
-    """A call of PyTorch on one thread or on several.
+    """A call of PyTorch on one thread or on several, with the same arguments and result.
 
     Parameters
     ----------
-    call : callable
-    n_threads, n_operations : int
+    alone, shared, beside_reader : callable
+        It on one thread, on several, and on those that leave a core to another thread that reads.
+    n_operations : int
     choice : ThreadChoice
         Of all calls like this one.
-    n_beside_reader : int
-        Threads while another one reads.
     """
 
     def __init__(
-        self, call: Callable[..., Any], n_threads: int, n_operations: int, choice: ThreadChoice, n_beside_reader: int
+        self,
+        alone: Callable[..., Any],
+        shared: Callable[..., Any],
+        beside_reader: Callable[..., Any],
+        n_operations: int,
+        choice: ThreadChoice,
     ) -> None:
-        self._call, self._n_threads, self._n_operations = call, n_threads, n_operations
-        self._choice, self._n_beside_reader = choice, n_beside_reader
+        self._alone, self._shared, self._beside_reader = alone, shared, beside_reader
+        self._n_operations, self._choice = n_operations, choice
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = partial(self._call, *args, **kwargs)
-        if self._n_beside_reader < self._n_threads and readers.are_at_work():
-            return _call_on(self._n_beside_reader, call)
-        return self._choice.call(call, partial(_call_on, self._n_threads, call), self._n_operations)
+        if self._beside_reader is not self._shared and readers.are_at_work():
+            return self._beside_reader(*args, **kwargs)
+        alone, shared = partial(self._alone, *args, **kwargs), partial(self._shared, *args, **kwargs)
+        return self._choice.call(alone, shared, self._n_operations)
 
 
-def _call_on(n_threads: int, call: Callable[[], _R]) -> _R:
+def call_on(n_threads: int, call: Callable[..., _R], *args: Any, **kwargs: Any) -> _R:
+    """Call a function on so many threads of PyTorch."""
     if n_threads == 1:
-        return call()
+        return call(*args, **kwargs)
     set_own_threads(n_threads)
     try:
-        return call()
+        return call(*args, **kwargs)
     finally:
         set_own_threads(1)
 
 
 def share_elementwise(call: Callable[..., Any], n_operations: int) -> Callable[..., Any]:
     """Let an elementwise call use more threads, if it is large. No number of threads changes its bits."""
-    return _share(call, n_operations, lambda n_threads: n_threads, partial(ThreadChoice, n_operations))
+    return share(call, n_operations, lambda n_threads: (n_threads, call), partial(ThreadChoice, n_operations))
 
 
-def share_product(call: Callable[[], Any], a: Tensor, b: Tensor) -> Callable[[], Any]:
-    """Let a call that multiplies two matrices use more threads, if it is large and its bits stay the same."""
-    n_operations = _n_operations(a, b)
-    choice = partial(_choice_of_products, _layout(a), _layout(b), a.dtype, n_operations)
-    return _share(call, n_operations, partial(_n_threads_of_product, a, b), choice)
-
-
-def share_product_once(call: Callable[[], _R], a: Tensor, b: Tensor) -> _R:
-    """Multiply two matrices on the threads that `share_product` would allow."""
-    if getattr(_local, "n_threads", 1) == 1:  # one row notices what follows
-        return call()
-    return _call_on(_n_threads_of_product(a, b, _most_threads(_n_operations(a, b))), call)
-
-
-def _share(
-    call: Callable[..., Any], n_operations: int, allowed: Callable[[int], int], choice: Callable[[], ThreadChoice]
+def share(
+    alone: Callable[..., Any],
+    n_operations: int,
+    way: Callable[[int], tuple[int, Callable[..., Any]]],
+    choice: Callable[[], ThreadChoice],
 ) -> Callable[..., Any]:
-    """Let a call use more threads; ``allowed(n_threads)`` says how many of these do not change its bits."""
-    n_threads = allowed(_most_threads(n_operations))
+    """Let a call use more threads, if it is large.
+
+    Parameters
+    ----------
+    alone : callable
+        It on one thread.
+    n_operations : int
+    way : callable
+        ``way(n_threads)`` gives how many threads, at most `n_threads`, and a call that gives the same bits on them.
+    choice : callable
+        Makes the choice of all calls like this one.
+    """
+    n_threads, call = way(most_threads(n_operations))
     if n_threads == 1:
-        return call
-    n_beside_reader = allowed(n_threads - 1) if n_threads == _local.n_threads else n_threads
-    return _TimedCall(call, n_threads, n_operations, choice(), n_beside_reader)
+        return alone
+    shared = beside_reader = partial(call_on, n_threads, call)
+    if n_threads == _local.n_threads:
+        beside_reader = partial(call_on, *way(n_threads - 1))
+    return _TimedCall(alone, shared, beside_reader, n_operations, choice())
 
 
-def _most_threads(n_operations: int) -> int:
+def may_share() -> bool:
+    """Whether large calls may use several threads here."""
+    return getattr(_local, "n_threads", 1) > 1
+
+
+def most_threads(n_operations: int) -> int:
+    """Threads that a call of so many multiply-adds may use here."""
     return max(1, min(getattr(_local, "n_threads", 1), n_operations // _OPERATIONS_PER_THREAD))
-
-
-def _n_operations(a: Tensor, b: Tensor) -> int:
-    """Multiply-adds of a product, of float64 twice as many."""
-    return a.numel() * b.shape[-1] * a.itemsize // 4
-
-
-def _n_threads_of_product(a: Tensor, b: Tensor, n_threads: int) -> int:
-    if n_threads == 1 or a.device.type != "cpu" or min(*a.shape[-2:], b.shape[-1]) < _WIDE:
-        return 1
-    return _n_invariant(_layout(a), _layout(b), a.dtype, n_threads)
-
-
-def _layout(matrix: Tensor) -> tuple[tuple[int, ...], bool]:
-    """Shape, and whether the last axis is contiguous."""
-    return tuple(matrix.shape), matrix.stride(-1) == 1
-
-
-@lru_cache(maxsize=256)
-def _choice_of_products(a: Any, b: Any, dtype: torch.dtype, n_operations: int) -> ThreadChoice:
-    """One choice for all products of these layouts: each mini-batch that is read from disk has two of its own."""
-    return ThreadChoice(n_operations)
-
-
-@lru_cache(maxsize=4096)
-def _n_invariant(a: Any, b: Any, dtype: torch.dtype, n_threads: int) -> int:
-    """Find how many threads, at most `n_threads`, give a product of these layouts the bits that one gives it."""
-    generator = torch.Generator("cpu").manual_seed(0)
-
-    def random_matrix(shape: tuple[int, ...], is_row_major: bool) -> Tensor:
-        shape = shape if is_row_major else (*shape[:-2], shape[-1], shape[-2])
-        values = torch.randn(shape, generator=generator, dtype=dtype, device="cpu")
-        return values if is_row_major else values.mT
-
-    matrices = random_matrix(*a), random_matrix(*b)
-    on_one = torch.matmul(*matrices)
-    try:
-        while n_threads > 1:
-            set_own_threads(n_threads)
-            if torch.equal(torch.matmul(*matrices), on_one):
-                break
-            n_threads //= 2
-    finally:
-        set_own_threads(1)
-    return n_threads

@@ -1,4 +1,6 @@
-"""Large calls on one thread or on several: the same bits, and whichever is quicker."""
+"""Large calls on one thread or on several: whichever is quicker."""
+
+from functools import partial
 
 import pytest
 import torch
@@ -8,9 +10,9 @@ from sktorch_mlp._nn.threads import (
     ThreadChoice,
     _Contention,
     _TimedCall,
+    call_on,
     readers,
     share_elementwise,
-    share_product,
     threads_for_large_calls,
 )
 
@@ -33,7 +35,7 @@ class Simulation:
 
     def make_call(self):
         choice = ThreadChoice(10**7, contention=self.contention, clock=lambda: self.now)
-        return _TimedCall(self._work, 2, 10**7, choice, n_beside_reader=1)
+        return _TimedCall(self._work, partial(call_on, 2, self._work), self._work, 10**7, choice)
 
     def _work(self):
         n_threads = torch.get_num_threads()
@@ -130,17 +132,6 @@ def test_calls_that_leave_a_core_need_not_leave_another():
     assert (few(), many()) == (7, 8)
 
 
-def test_products_of_the_same_layout_have_one_choice():
-    a, b = torch.randn(200, 300), torch.randn(300, 100)
-    with threads_for_large_calls(2):
-        calls = [share_product(lambda: None, a.clone(), b.clone()) for _ in range(2)]
-        other = share_product(lambda: None, a.mT.contiguous().mT, b)
-    if isinstance(calls[0], _TimedCall):
-        assert calls[0]._choice is calls[1]._choice
-    if isinstance(other, _TimedCall):
-        assert other._choice is not calls[0]._choice
-
-
 def test_a_process_that_was_stopped_tries_threads_again_within_a_minute():
     simulation = Simulation(on_one=0.0005, on_two=0.0003)
     call = simulation.make_call()
@@ -160,7 +151,7 @@ def test_the_setting_comes_back_after_an_error():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        _TimedCall(fail, 2, 10**7, ThreadChoice(10**7, contention=_Contention()), 1)()
+        call_on(2, fail)
     assert torch.get_num_threads() == 1
 
 
@@ -170,28 +161,6 @@ def test_small_calls_are_as_they_are():
 
     with threads_for_large_calls(2):
         assert share_elementwise(call, 1000) is call
-        assert share_product(call, torch.ones(10, 10), torch.ones(10, 10)) is call
     assert share_elementwise(call, 10**9) is call  # nobody has given threads
     with threads_for_large_calls(1):
         assert share_elementwise(call, 10**9) is call
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("shape", [(128, 784, 64), (10, 784, 1437), (300, 200, 100), (1024, 64, 512)], ids=str)
-def test_products_that_are_shared_have_the_same_bits(shape, dtype):
-    n_out, n_in, n_rows = shape
-    generator = torch.Generator().manual_seed(1)
-    a, b = (torch.randn(*size, dtype=dtype, generator=generator) for size in ((n_out, n_in), (n_in, n_rows)))
-    out = torch.empty(n_out, n_rows, dtype=dtype)
-
-    def call():
-        return torch.mm(a, b, out=out)
-
-    with threads_for_large_calls(2):
-        shared = share_product(call, a, b)
-    call()
-    alone = out.clone()
-    if isinstance(shared, _TimedCall):
-        torch.set_num_threads(2)
-        call()
-        assert torch.equal(out, alone)

@@ -1,0 +1,139 @@
+"""Products of matrices on one thread or on several, which give the same bits: that is tried out, not assumed.
+
+Where the threads of the BLAS would sum in another order, the product is computed in as many parts as there are threads, as
+a stack of products of which each has one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .threads import ThreadChoice, call_on, most_threads, share
+
+#: Rows and columns from which a product, or a part of it, may be shared. Narrower ones are divided along the axis that is
+#: summed over, or not, depending on where their memory begins.
+_WIDE = 32
+
+#: Shape of a matrix, and whether its rows are contiguous.
+_MatrixLayout = tuple[tuple[int, ...], bool]
+
+
+class Product(NamedTuple):
+    """``a @ b + summand`` of two matrices, or of two stacks of them, and where it goes.
+
+    Attributes
+    ----------
+    a : Tensor of shape ([n_networks,] n_rows, n_inner)
+    b : Tensor of shape ([n_networks,] n_inner, n_columns)
+    out : Tensor of shape ([n_networks,] n_rows, n_columns)
+    summand : Tensor of shape ([n_networks,] n_rows or 1, n_columns or 1), default=None
+    """
+
+    a: Tensor
+    b: Tensor
+    out: Tensor
+    summand: Tensor | None = None
+
+    @property
+    def n_operations(self) -> int:
+        """Multiply-adds, of float64 twice as many."""
+        return self.a.numel() * self.b.shape[-1] * self.a.itemsize // 4
+
+    def bind(self) -> Callable[[], Any]:
+        """Return a call that computes it."""
+        is_stack = self.out.ndim > 2
+        if self.summand is None:
+            return partial(torch.bmm if is_stack else torch.mm, self.a, self.b, out=self.out)
+        return partial(torch.baddbmm if is_stack else torch.addmm, self.summand, self.a, self.b, out=self.out)
+
+    @property
+    def mT(self) -> Product:
+        """The transposed product."""
+        return Product(self.b.mT, self.a.mT, self.out.mT, None if self.summand is None else self.summand.mT)
+
+    def by_rows(self, n_parts: int) -> Product | None:
+        """The same as a stack of products of parts of the rows; None where these cannot be equal, or would be narrow."""
+        n_rows = len(self.out)
+        if self.out.ndim > 2 or n_rows % n_parts or n_rows < n_parts * _WIDE:
+            return None
+        a, out, summand = (
+            matrix.view(n_parts, -1, matrix.shape[1]) if matrix is not None and len(matrix) > 1 else matrix
+            for matrix in (self.a, self.out, self.summand)
+        )
+        assert a is not None
+        assert out is not None
+        return Product(a, self.b.expand(n_parts, -1, -1), out, summand)
+
+    def layout(self) -> tuple[_MatrixLayout | None, ...]:
+        """What its bits depend on, besides values and dtype."""
+        return tuple(None if t is None else (tuple(t.shape), t.stride(-1) == 1) for t in self)
+
+
+def share_product(product: Product) -> Callable[[], Any]:
+    """Return a call that computes a product, on more threads if it is large, its bits stay the same and it is quicker."""
+    n_operations = product.n_operations
+    choice = partial(_choice_of_products, product.layout(), product.a.dtype, n_operations)
+    return share(product.bind(), n_operations, partial(_way, product), choice)
+
+
+def compute_shared(product: Product) -> None:
+    """Compute a product on the threads that `share_product` would allow."""
+    n_threads, call = _way(product, most_threads(product.n_operations))
+    call_on(n_threads, call)
+
+
+def _way(product: Product, n_threads: int) -> tuple[int, Callable[[], Any]]:
+    """On how many threads a product is computed, at most `n_threads`, and how."""
+    is_wide = min(*product.a.shape[-2:], product.b.shape[-1]) >= _WIDE
+    if n_threads > 1 and is_wide and product.out.device.type == "cpu":
+        n_threads, divide = _invariant_way(product.layout(), product.a.dtype, n_threads)
+        divided = divide(product, n_threads)
+        assert divided is not None
+        return n_threads, divided.bind()
+    return 1, product.bind()
+
+
+#: How a product is divided for some threads: by the BLAS, as it likes, by rows, or by columns.
+_DIVISIONS: list[Callable[[Product, int], Product | None]] = [
+    lambda product, n_threads: product,
+    Product.by_rows,
+    lambda product, n_threads: product.mT.by_rows(n_threads),
+]
+
+
+@lru_cache(maxsize=256)
+def _choice_of_products(layout: Any, dtype: torch.dtype, n_operations: int) -> ThreadChoice:
+    """One choice for all products of these layouts: each mini-batch that is read from disk has two of its own."""
+    return ThreadChoice(n_operations)
+
+
+@lru_cache(maxsize=4096)
+def _invariant_way(
+    layout: Any, dtype: torch.dtype, n_threads: int
+) -> tuple[int, Callable[[Product, int], Product | None]]:
+    """Find how many threads, at most `n_threads`, give a product of this layout the bits that one gives it, and how divided."""
+    generator = torch.Generator("cpu").manual_seed(0)
+
+    def random_matrix(shape: tuple[int, ...], is_row_major: bool) -> Tensor:
+        shape = shape if is_row_major else (*shape[:-2], shape[-1], shape[-2])
+        values = torch.randn(shape, generator=generator, dtype=dtype, device="cpu")
+        return values if is_row_major else values.mT
+
+    product = Product(*(None if matrix is None else random_matrix(*matrix) for matrix in layout))
+    product.bind()()
+    on_one = product.out.clone()
+    while n_threads > 1:
+        for divide in _DIVISIONS:
+            product.out.zero_()
+            divided = divide(product, n_threads)
+            if divided is not None:
+                call_on(n_threads, divided.bind())
+                if torch.equal(product.out, on_one):
+                    return n_threads, divide
+        n_threads //= 2
+    return 1, _DIVISIONS[0]

@@ -1,0 +1,109 @@
+"""Products on several threads: the same bits as on one, whole or in parts."""
+
+from itertools import product as combinations
+
+import pytest
+import torch
+
+from sktorch_mlp._nn import products
+from sktorch_mlp._nn.products import Product, compute_shared, share_product
+from sktorch_mlp._nn.threads import _TimedCall, threads_for_large_calls
+
+pytestmark = pytest.mark.usefixtures("two_torch_threads")
+
+DTYPES = [torch.float32, torch.float64]
+
+
+@pytest.fixture(autouse=True)
+def on_one_thread(two_torch_threads):
+    torch.set_num_threads(1)
+
+
+def _matrix(shape, transposed=False, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(*(shape[::-1] if transposed else shape), dtype=dtype, generator=generator)
+    return matrix.mT if transposed else matrix
+
+
+def _product(n_rows, n_inner, n_columns, transposed=(False,) * 3, summand=None, dtype=torch.float64):
+    shapes = (n_rows, n_inner), (n_inner, n_columns), (n_rows, n_columns)
+    a, b, out = (_matrix(*args, dtype, seed) for seed, args in enumerate(zip(shapes, transposed, strict=True)))
+    return Product(a, b, out, None if summand is None else _matrix(summand, dtype=dtype, seed=3))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("summand", [None, (96, 1), (1, 160), (1, 1), (96, 160)], ids=str)
+@pytest.mark.parametrize("transposed", list(combinations([False, True], repeat=3)), ids=str)
+def test_parts_make_up_the_product(transposed, summand, dtype):
+    whole = _product(96, 50, 160, transposed, summand, dtype)
+    expected = whole.a @ whole.b + (0 if summand is None else whole.summand)
+    ways = [divide(whole, 2) for divide in products._DIVISIONS]
+    assert [way.out.shape for way in ways] == [(96, 160), (2, 48, 160), (2, 80, 96)]
+    for way in ways:
+        whole.out.fill_(torch.nan)
+        way.bind()()
+        torch.testing.assert_close(whole.out, expected)
+
+
+def test_parts_are_equal_and_not_narrow():
+    assert _product(160, 50, 96).by_rows(5).out.shape == (5, 32, 96)
+    assert _product(161, 50, 96).by_rows(5) is None
+    assert _product(155, 50, 96).by_rows(5) is None
+    assert Product(torch.ones(4, 64, 8), torch.ones(4, 8, 64), torch.ones(4, 64, 64)).by_rows(2) is None
+
+
+def test_products_of_the_same_layout_have_one_choice():
+    a, b = _matrix((200, 300)), _matrix((300, 100))
+    with threads_for_large_calls(2):
+        calls = [share_product(Product(a.clone(), b.clone(), torch.empty(200, 100).double())) for _ in range(2)]
+        other = share_product(Product(a.mT.contiguous().mT, b, torch.empty(200, 100).double()))
+    if isinstance(calls[0], _TimedCall):
+        assert calls[0]._choice is calls[1]._choice
+    if isinstance(other, _TimedCall):
+        assert other._choice is not calls[0]._choice
+
+
+def test_small_and_narrow_products_have_one_thread():
+    with threads_for_large_calls(2):
+        for small in (_product(10, 10, 10), _product(31, 10**4, 100)):
+            assert not isinstance(share_product(small), _TimedCall)
+    assert not isinstance(share_product(_product(200, 300, 200)), _TimedCall)  # nobody has given threads
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("has_summand", [False, True], ids=["", "summand"])
+@pytest.mark.parametrize(
+    "shape", [(128, 784, 64), (128, 784, 200), (10, 784, 1437), (301, 200, 100), (1024, 64, 512)], ids=str
+)
+def test_products_that_are_shared_have_the_same_bits(shape, has_summand, dtype):
+    product = _product(*shape, (False, True, False), (shape[0], 1) if has_summand else None, dtype)
+    with threads_for_large_calls(2):
+        shared = share_product(product)
+        product.bind()()
+        alone = product.out.clone()
+        compute_shared(product)
+    assert torch.equal(product.out, alone)
+    if isinstance(shared, _TimedCall):
+        product.out.zero_()
+        shared._shared()
+        assert torch.equal(product.out, alone)
+
+
+@pytest.mark.parametrize("n_wrong", range(4))
+def test_the_first_division_with_the_same_bits_is_taken(n_wrong, monkeypatch):
+    """Where the threads of the BLAS sum in another order it is by rows or by columns, and else on one thread."""
+
+    class Rounding(Product):
+        def bind(self):
+            call = Product.bind(self)
+            return lambda: (call(), self.out.add_(torch.get_num_threads() > 1))
+
+    divisions = products._DIVISIONS
+    wrong = [lambda product, n_threads: Rounding(*product)] * n_wrong
+    monkeypatch.setattr(products, "_DIVISIONS", wrong + divisions[n_wrong:])
+    product = _product(200, 300, 200)
+    n_threads, divide = products._invariant_way.__wrapped__(product.layout(), torch.float64, 2)
+    if n_threads == 1:
+        assert divide is products._DIVISIONS[0]
+    else:
+        assert divide in divisions[n_wrong:]
