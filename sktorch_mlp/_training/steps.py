@@ -161,9 +161,12 @@ class _SegmentSteps:
             step()
             if hooks is not None:
                 hooks.on_batch_end(gradient.outputs, self._loss.row_losses(loss_terms.clone(), targets))
-        loss_terms = self._loss_terms[..., :n_epochs, :]
+        loss_terms, penalties = self._loss_terms, self._penalty.means() if has_penalty else None
+        if n_epochs < self._segment.most_epochs:
+            loss_terms = loss_terms[..., :n_epochs, :]
+            penalties = None if penalties is None else penalties[..., :n_epochs]
         losses = self._segment.weights.mean(self._loss.row_losses(loss_terms, self._segment.targets))
-        return losses + self._penalty.means()[..., :n_epochs] if has_penalty else losses
+        return losses if penalties is None else losses + penalties
 
 
 def _no_step() -> None:
@@ -227,5 +230,5 @@ class Trainer:
             segments = self._minibatches.next_epochs(n_epochs, is_followed=is_followed)
             shares = [self._segment_steps[segment].run(n_epochs) for segment in segments]
         total = shares[0] if len(shares) == 1 else torch.stack(shares).sum(0)
-        losses: list[list[float]] = torch.atleast_2d(total).mT.tolist()
-        return losses
+        losses = total.tolist()
+        return [[loss] for loss in losses] if total.ndim == 1 else [*map(list, zip(*losses, strict=True))]
