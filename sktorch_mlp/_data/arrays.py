@@ -67,7 +67,7 @@ class DiskArray:
 
         A library reads the whole chunk of a row, and small gaps are read along.
         """
-        if self._stored:
+        if self._finds_rows:
             return n_rows / len(self)
         share = min(1.0, n_at_once / len(self))
         in_chunks = 1 - (1 - share) ** self.chunk_rows
@@ -78,6 +78,11 @@ class DiskArray:
     def _stored(self) -> StoredChunks | None:
         """Where the numbers stand, if they can be read without the library."""
         return stored_chunks(self._array)
+
+    @property
+    def _finds_rows(self) -> bool:
+        """Whether rows can be read by themselves, and not only with their neighbors."""
+        return self._stored is not None and not self._stored.is_compressed
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         """Read some rows. So it is an array on disk itself, which scorers predict."""
@@ -126,10 +131,10 @@ class DiskArray:
     def _begin_pieces(self, ascending: np.ndarray) -> list[int]:
         """Where pieces begin that are read at once: larger memory would have to be found anew each time.
 
-        Those that the library reads are neighbors, and whole chunks of the file.
+        Those that the library reads are neighbors, and like those that are decompressed whole chunks of the file.
         """
         row_bytes = max(1, self.nbytes // max(1, len(self)))
-        if self._stored:
+        if self._finds_rows:
             return list(range(0, len(ascending), max(1, _PIECE_BYTES // row_bytes)))
         piece_rows = self.chunk_rows * max(1, _PIECE_BYTES // (row_bytes * self.chunk_rows))
         begins = (np.diff(ascending, prepend=-1) > _GAP) | (np.diff(ascending // piece_rows, prepend=-1) > 0)
@@ -167,7 +172,7 @@ def is_disk_array(X: Any) -> bool:
 def memory_map(X: Any) -> Any:
     """A memory map of an array on disk that is one piece of a file, else what was given."""
     stored = stored_chunks(X) if is_disk_array(X) and X.shape and is_one_chunk(X) else None
-    return X if stored is None else stored.whole()
+    return X if stored is None or stored.is_compressed else stored.whole()
 
 
 class Chunk(NamedTuple):

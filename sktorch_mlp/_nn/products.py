@@ -51,9 +51,8 @@ class Product(NamedTuple):
             return partial(torch.bmm if is_stack else torch.mm, self.a, self.b, out=self.out)
         return partial(torch.baddbmm if is_stack else torch.addmm, self.summand, self.a, self.b, out=self.out)
 
-    @property
-    def mT(self) -> Product:
-        """The transposed product."""
+    def transposed(self) -> Product:
+        """The same of the transposed matrices."""
         return Product(self.b.mT, self.a.mT, self.out.mT, None if self.summand is None else self.summand.mT)
 
     def by_rows(self, n_parts: int) -> Product | None:
@@ -61,17 +60,20 @@ class Product(NamedTuple):
         n_rows = len(self.out)
         if self.out.ndim > 2 or n_rows % n_parts or n_rows < n_parts * _WIDE:
             return None
-        a, out, summand = (
-            matrix.view(n_parts, -1, matrix.shape[1]) if matrix is not None and len(matrix) > 1 else matrix
-            for matrix in (self.a, self.out, self.summand)
+        summand = self.summand
+        if summand is not None and len(summand) > 1:
+            summand = _in_parts(summand, n_parts)
+        return Product(
+            _in_parts(self.a, n_parts), self.b.expand(n_parts, -1, -1), _in_parts(self.out, n_parts), summand
         )
-        assert a is not None
-        assert out is not None
-        return Product(a, self.b.expand(n_parts, -1, -1), out, summand)
 
     def layout(self) -> tuple[_MatrixLayout | None, ...]:
         """What its bits depend on, besides values and dtype."""
-        return tuple(None if t is None else (tuple(t.shape), t.stride(-1) == 1) for t in self)
+        return tuple(None if own is None else (tuple(own.shape), own.stride(-1) == 1) for own in self)
+
+
+def _in_parts(matrix: Tensor, n_parts: int) -> Tensor:
+    return matrix.view(n_parts, -1, matrix.shape[1])
 
 
 def share_product(product: Product) -> Callable[[], Any]:
@@ -102,7 +104,7 @@ def _way(product: Product, n_threads: int) -> tuple[int, Callable[[], Any]]:
 _DIVISIONS: list[Callable[[Product, int], Product | None]] = [
     lambda product, n_threads: product,
     Product.by_rows,
-    lambda product, n_threads: product.mT.by_rows(n_threads),
+    lambda product, n_threads: product.transposed().by_rows(n_threads),
 ]
 
 
@@ -124,7 +126,8 @@ def _invariant_way(
         values = torch.randn(shape, generator=generator, dtype=dtype, device="cpu")
         return values if is_row_major else values.mT
 
-    product = Product(*(None if matrix is None else random_matrix(*matrix) for matrix in layout))
+    a, b, out = (random_matrix(*matrix) for matrix in layout[:3])
+    product = Product(a, b, out, None if layout[3] is None else random_matrix(*layout[3]))
     product.bind()()
     on_one = product.out.clone()
     while n_threads > 1:

@@ -1,8 +1,9 @@
-"""Arrays on disk whose numbers stand there as in memory, and those that only their libraries can read."""
+"""Arrays on disk whose numbers stand there as in memory or compressed by Zarr, and those that only their libraries can read."""
 
 import os
 
 import h5py
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -62,6 +63,55 @@ def test_zarr_without_compression_is_read_from_its_files(tmp_path, dtype, chunks
     assert stored_chunks(array) is not None
     _assert_reads(array, values)
     assert (memory_map(array) is not array) == (chunks == (50, 7))
+
+
+COMPRESSORS = {
+    "auto": ("auto", 3),
+    "blosc": ([zarr.codecs.BloscCodec(cname="lz4")], 3),
+    "gzip": ([zarr.codecs.GzipCodec()], 3),
+    "auto of format 2": ("auto", 2),
+    "blosc of format 2": ([numcodecs.Blosc(shuffle=numcodecs.Blosc.BITSHUFFLE)], 2),
+    "lz4": ([numcodecs.LZ4()], 2),
+    "zlib": ([numcodecs.Zlib()], 2),
+}
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i2", "u1"])
+@pytest.mark.parametrize("chunks", [CHUNKS, (12, 7), (50, 7), (64, 9)], ids=str)
+@pytest.mark.parametrize("compressor", COMPRESSORS)
+def test_compressed_zarr_is_decompressed_without_it(tmp_path, compressor, chunks, dtype):
+    values = VALUES.astype(dtype)
+    compressors, zarr_format = COMPRESSORS[compressor]
+    array = _zarr(tmp_path / "files", values, chunks, compressors, zarr_format=zarr_format)
+    assert stored_chunks(array).is_compressed
+    assert memory_map(array) is array
+    _assert_reads(array, values)
+    assert DiskArray(array).times_read(50, 10) > 1 == DiskArray(_zarr(tmp_path / "plain", values)).times_read(50, 10)
+
+
+def test_a_chunk_of_two_blocks_is_decompressed_once(tmp_path, monkeypatch):
+    array = DiskArray(_zarr(tmp_path / "files", compressors="auto"))
+    array[:1]
+    decompressed, decompress = [], StoredChunks._decompress
+
+    def note(self, down, across, out):
+        decompressed.append((down, across))
+        decompress(self, down, across, out)
+
+    monkeypatch.setattr(StoredChunks, "_decompress", note)
+    for start in range(2, 50, 8):
+        np.testing.assert_array_equal(array[start : start + 8], VALUES[start : start + 8])
+    first_was_read_before = [(down, across) for down in range(1, 5) for across in range(3)]
+    assert sorted(decompressed) == first_was_read_before
+
+
+def test_what_cannot_be_decompressed_is_reported_by_zarr(tmp_path):
+    array = _zarr(tmp_path / "files", compressors="auto")
+    rows = DiskArray(array)
+    np.testing.assert_array_equal(rows[:3], VALUES[:3])
+    (tmp_path / "files" / "X" / "c" / "2" / "0").write_bytes(b"torn")
+    with pytest.raises(RuntimeError, match="Zstd decompression error"):
+        rows[20:40]
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "i8", "i4", "i2", "i1", "u1"])
@@ -146,7 +196,11 @@ def test_a_dataset_of_a_file_in_memory_is_left_to_hdf5(tmp_path):
 @pytest.mark.parametrize(
     "kwargs",
     [
-        {"compressors": "auto"},
+        {"compressors": [zarr.codecs.ZstdCodec(), zarr.codecs.GzipCodec()]},
+        {"compressors": "auto", "shards": (24, 6)},
+        {"compressors": "auto", "serializer": zarr.codecs.BytesCodec(endian="big")},
+        {"compressors": [numcodecs.BZ2()], "zarr_format": 2},
+        {"compressors": [numcodecs.Zstd()], "filters": [numcodecs.Delta("f4")], "zarr_format": 2},
         {"shards": (24, 6)},
         {"serializer": zarr.codecs.BytesCodec(endian="big")},
         {"filters": [zarr.codecs.TransposeCodec(order=(1, 0))]},
