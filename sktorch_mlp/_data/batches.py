@@ -18,8 +18,9 @@ from .shuffling import Shuffler
 #: Mini-batches of a segment off the CPU.
 _SEGMENT_BATCHES = 64
 
-#: Rows of all epochs that are trained at once where each has the same single mini-batch: few, as nothing can stop them.
-_ROWS_OF_EPOCHS = 2**11
+#: Rows of all epochs that are trained at once where each has the same single mini-batch, and epochs, at most: after Ctrl-C
+#: coefficients are those of the last step, and the records those of the epochs before.
+_ROWS_OF_EPOCHS, _MOST_EPOCHS = 2**11, 16
 
 
 class MiniBatches:
@@ -75,7 +76,9 @@ class MiniBatches:
         parts = [sizes[start : start + per_segment] for start in range(0, len(sizes), per_segment)]
         self._lengths = [sum(part) for part in parts]
         self.segments = self._make_segments(parts, n_train, [n_rows - n for n in n_train])
-        if len(sizes) == 1 and takes_all:
+        # A single batch of all rows, whose order does not matter.
+        self._order_is_fixed = len(sizes) == 1 and takes_all and not samples.sums_weights_in_order
+        if self._order_is_fixed:
             self._load_all()
 
     def _make_segments(
@@ -87,9 +90,8 @@ class MiniBatches:
         return [Segment(self._samples, parts[0], n_train, [0] * len(n_train))] * (len(parts) - 1) + [last]
 
     def _load_all(self) -> None:
-        """Load the single batch of all training rows for good, if their order does not matter."""
-        if not self._samples.sums_weights_in_order:
-            self.segments[0].load(*self._samples.stack_indices(self._samples.indices), once=True)
+        """Load the single batch of all training rows for good."""
+        self.segments[0].load(*self._samples.stack_indices(self._samples.indices), once=True)
 
     @property
     def most_epochs(self) -> int:
@@ -107,7 +109,7 @@ class MiniBatches:
             Whether another epoch will follow, for which to shuffle while the device is at work.
         """
         for _ in range(n_epochs):
-            orders = [shuffler.next_epoch() for shuffler in self._shufflers]
+            orders = self._in_order([shuffler.next_epoch() for shuffler in self._shufflers])
         if self.segments[-1].is_loaded_once:
             yield self.segments[-1]
         else:
@@ -117,7 +119,11 @@ class MiniBatches:
 
     def _shuffle_ahead(self) -> list[np.ndarray]:
         """Shuffle for the next epoch already."""
-        return [shuffler.shuffle_ahead() for shuffler in self._shufflers]
+        return self._in_order([shuffler.shuffle_ahead() for shuffler in self._shufflers])
+
+    def _in_order(self, shuffled: list[np.ndarray]) -> list[np.ndarray]:
+        """The rows of each network in the order of an epoch."""
+        return list(self._samples.indices) if self._order_is_fixed else shuffled
 
     def _load_segments(self, orders: Sequence[np.ndarray], *, is_followed: bool) -> Iterator[Segment]:
         """Load the rows of each network, in this order, into one segment after the other."""
@@ -324,7 +330,7 @@ class Segment:
         if once:
             self._rows, self.is_loaded_once = rows, True
             if rows.device.type == "cpu":  # elsewhere a graph is recorded for one number of steps
-                self.most_epochs = max(1, _ROWS_OF_EPOCHS // sum(self.sizes))
+                self.most_epochs = min(_MOST_EPOCHS, max(1, _ROWS_OF_EPOCHS // sum(self.sizes)))
             self._batches = [self._samples.rows.take(rows)]
         else:
             self._rows.copy_(rows)

@@ -190,7 +190,8 @@ class Rows:
 
     @property
     def _row_bytes(self) -> int:
-        return max(1, self.X.shape[1] * self.source_dtype.itemsize)
+        """Size of a row in training, so that the order of narrow rows is that of wide ones."""
+        return max(1, self.X.shape[1] * self.dtype.itemsize)
 
     @property
     def source_dtype(self) -> torch.dtype:

@@ -19,11 +19,11 @@ import numpy as np
 
 from sktorch_mlp._nn.tensors import ROW_DTYPES
 
-#: The file of a chunk, by its place in the table, and which bytes of it the chunk is.
-Locate = Callable[[int, int], tuple[str | Path, slice]]
+#: The file of a chunk, by its place in the table, and where it begins there, in bytes.
+Locate = Callable[[int, int], tuple[str | Path, int]]
 
-#: ``decode(stored, out)`` decompresses the bytes of a chunk into a contiguous array.
-Decode = Callable[[np.ndarray, np.ndarray], object]
+#: Decompresses the bytes of a chunk.
+Decode = Callable[[np.ndarray], Any]
 
 #: Size of a chunk from which it is quicker than the library.
 _LEAST_BYTES = 2**12
@@ -61,11 +61,14 @@ class StoredChunks:
         dtype: np.dtype,
         decode: Decode | None = None,
     ) -> None:
-        self._locate, self._chunk_shape, self._dtype, self._decode = locate, chunk_shape, dtype, decode
-        self.is_compressed = decode is not None
-        self._map_file = lru_cache(_N_MAPS)(partial(np.memmap, dtype=np.uint8, mode="r"))
+        self._chunk_shape, self._dtype, self.is_compressed = chunk_shape, dtype, decode is not None
+        if decode is None:
+            map_file = lru_cache(_N_MAPS)(partial(np.memmap, dtype=np.uint8, mode="r"))
+            self._chunk = lru_cache(_N_MAPS)(partial(_map_chunk, locate, map_file, chunk_shape, dtype))
+            return
+        self._decompress = partial(_decompress_chunk, locate, decode, chunk_shape, dtype)
         # A chunk of which two blocks of rows have a part each is decompressed once, if one follows the other.
-        self._chunk = lru_cache(2 * n_across if self.is_compressed else _N_MAPS)(self._find_chunk)
+        self._chunk = lru_cache(2 * n_across)(self._decompress)
 
     def whole(self) -> np.ndarray:
         """The table that is one chunk."""
@@ -84,30 +87,42 @@ class StoredChunks:
                 # Other modes take memory of their own.
                 np.take(self._chunk(down, 0), wanted, axis=0, out=part, mode="clip")
             elif takes_whole_rows and self.is_compressed and len(part) == n_down:
-                self._decompress(down, 0, part)
+                part[:] = self._decompress(down, 0)
             else:
                 for across, first in enumerate(range(0, out.shape[1], n_across)):
                     columns = part[:, first : first + n_across]
                     columns[:] = self._chunk(down, across)[wanted, : columns.shape[1]]
 
-    def _find_chunk(self, down: int, across: int) -> np.ndarray:
-        if not self.is_compressed:
-            return self._stored_bytes(down, across).view(self._dtype).reshape(self._chunk_shape)
-        chunk = np.empty(self._chunk_shape, self._dtype)
-        self._decompress(down, across, chunk)
-        return chunk
 
-    def _decompress(self, down: int, across: int, out: np.ndarray) -> None:
-        assert self._decode is not None
-        try:
-            self._decode(self._stored_bytes(down, across), out)
-        except (RuntimeError, ValueError) as error:
-            raise OSError(f"A chunk of {out.shape} cannot be decompressed.") from error
+def _map_chunk(
+    locate: Locate,
+    map_file: Callable[[str | Path], np.ndarray],
+    shape: tuple[int, int],
+    dtype: np.dtype,
+    down: int,
+    across: int,
+) -> np.ndarray:
+    path, start = locate(down, across)
+    stop = start + math.prod(shape) * dtype.itemsize
+    chunk: np.ndarray = map_file(path)[start:stop].view(np.ndarray).view(dtype)
+    return chunk.reshape(shape)
 
-    def _stored_bytes(self, down: int, across: int) -> np.ndarray:
-        """The bytes of a chunk."""
-        path, stored = self._locate(down, across)
-        return self._map_file(path)[stored].view(np.ndarray)
+
+def _decompress_chunk(
+    locate: Locate, decode: Decode, shape: tuple[int, int], dtype: np.dtype, down: int, across: int
+) -> np.ndarray:
+    """Decompress a chunk that is a file.
+
+    Raises
+    ------
+    OSError
+        If that cannot be done, of which its library knows more.
+    """
+    path, _ = locate(down, across)
+    try:
+        return np.frombuffer(decode(np.fromfile(path, np.uint8)), dtype).reshape(shape)
+    except Exception as error:
+        raise OSError(f"{path} has no chunk of {shape}.") from error
 
 
 def stored_chunks(array: Any) -> StoredChunks | None:
@@ -167,13 +182,7 @@ def _in_hdf5(dataset: Any) -> tuple[Locate, Decode | None] | None:
         offsets[:] = dataset.id.get_offset() or 0
     if not offsets.all():  # some have never been written
         return None
-    n_bytes = math.prod(_chunk_shape(dataset)) * dataset.dtype.itemsize
-
-    def locate(down: int, across: int) -> tuple[str, slice]:
-        start = int(offsets[down, across])
-        return path, slice(start, start + n_bytes)
-
-    return locate, None
+    return lambda down, across: (path, int(offsets[down, across])), None
 
 
 def _note(offsets: np.ndarray, chunk_shape: tuple[int, int], chunk: Any) -> None:
@@ -193,8 +202,8 @@ def _in_zarr(array: Any) -> tuple[Locate, Decode | None] | None:
     decode = decoders[0] if decoders else None
     folder, n_bytes = Path(array.store.root) / array.path, math.prod(array.chunks) * array.dtype.itemsize
 
-    def locate(down: int, across: int) -> tuple[Path, slice]:
-        return folder / array.metadata.encode_chunk_key((down, across)), slice(None)
+    def locate(down: int, across: int) -> tuple[Path, int]:
+        return folder / array.metadata.encode_chunk_key((down, across)), 0
 
     sizes = [locate(*place)[0].stat().st_size for place in np.ndindex(*_n_chunks(array))]
     if decode is None and set(sizes) != {n_bytes}:
@@ -207,8 +216,8 @@ def _decoder_of_zarr(compressor: Any) -> Decode | None:
     name = getattr(compressor, "codec_id", None) or compressor.to_dict()["name"]  # in its formats 2 and 3
     if name not in _CODECS_OF_ZARR:
         return None
-    codec = sys.modules["numcodecs"].get_codec({"id": name})
-    return lambda stored, out: codec.decode(stored, out.reshape(-1).view(np.uint8))
+    decode: Decode = sys.modules["numcodecs"].get_codec({"id": name}).decode
+    return decode
 
 
 def _n_chunks(array: Any) -> list[int]:

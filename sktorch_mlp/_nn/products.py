@@ -19,8 +19,8 @@ from .threads import ThreadChoice, call_on, most_threads, share
 #: summed over, or not, depending on where their memory begins.
 _WIDE = 32
 
-#: Shape of a matrix, and whether its rows are contiguous.
-_MatrixLayout = tuple[tuple[int, ...], bool]
+#: Shape and strides of a matrix.
+_MatrixLayout = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class Product(NamedTuple):
@@ -69,7 +69,7 @@ class Product(NamedTuple):
 
     def layout(self) -> tuple[_MatrixLayout | None, ...]:
         """What its bits depend on, besides values and dtype."""
-        return tuple(None if own is None else (tuple(own.shape), own.stride(-1) == 1) for own in self)
+        return tuple(None if own is None else (tuple(own.shape), own.stride()) for own in self)
 
 
 def _in_parts(matrix: Tensor, n_parts: int) -> Tensor:
@@ -121,10 +121,9 @@ def _invariant_way(
     """Find how many threads, at most `n_threads`, give a product of this layout the bits that one gives it, and how divided."""
     generator = torch.Generator("cpu").manual_seed(0)
 
-    def random_matrix(shape: tuple[int, ...], is_row_major: bool) -> Tensor:
-        shape = shape if is_row_major else (*shape[:-2], shape[-1], shape[-2])
-        values = torch.randn(shape, generator=generator, dtype=dtype, device="cpu")
-        return values if is_row_major else values.mT
+    def random_matrix(shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
+        size = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+        return torch.randn(size, generator=generator, dtype=dtype, device="cpu").as_strided(shape, strides)
 
     a, b, out = (random_matrix(*matrix) for matrix in layout[:3])
     product = Product(a, b, out, None if layout[3] is None else random_matrix(*layout[3]))

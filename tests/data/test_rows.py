@@ -190,3 +190,17 @@ def test_an_array_on_disk_is_read_at_once_if_blocks_would_take_as_much(fits, dty
     assert sum(stop - start for start, stop in array.slices) == (len(X) if fits else 0)
     indices = torch.arange(5, 25)
     np.testing.assert_array_equal(rows.take(indices).rows, values[5:25].astype(np.float32))
+
+
+def test_narrow_rows_are_shuffled_in_the_blocks_of_wide_ones():
+    float64 = np.dtype(np.float64)
+    wide, *narrow = (
+        Rows.from_array(np.ones((9000, 300), dtype), CPU, float64) for dtype in (float64, np.float32, np.uint8, bool)
+    )
+    assert wide.block_rows == 2**20 // (300 * 8)
+    for rows in narrow:
+        assert rows.X.itemsize < 8
+        assert (rows.block_rows, rows.streamed_at_once(9000, 200)) == (
+            wide.block_rows,
+            wide.streamed_at_once(9000, 200),
+        )

@@ -37,17 +37,17 @@ def _epoch(minibatches, *, is_followed=False):
     ]
 
 
-@pytest.mark.parametrize("block_bytes", [2**25, 1])
+@pytest.mark.parametrize(("batch_size", "block_bytes"), [(64, 2**25), (64, 1), (N_ROWS, 1)])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.uint8])
 @pytest.mark.parametrize("indices", [[np.arange(N_ROWS)], [np.arange(130), np.arange(20, 149)]])
-def test_streamed_batches_are_those_of_rows_in_memory(indices, dtype, block_bytes):
+def test_streamed_batches_are_those_of_rows_in_memory(indices, dtype, batch_size, block_bytes):
     values = PIXELS.astype(dtype)
     samples = make_samples(indices, weighted=len(indices) == 1)
     in_memory = replace(samples, rows=Rows.from_array(values, CPU, np.dtype(np.float64)))
     on_disk = replace(samples, rows=Rows.from_array(DiskArray(Recorded(values)), CPU, np.dtype(np.float64)))
-    expected = MiniBatches(in_memory, _shufflers(samples), 64)
-    streamed = StreamedBatches(on_disk, _shufflers(samples), 64, block_bytes=block_bytes)
-    assert len(streamed.segments) == (3 if block_bytes == 1 else 1)
+    expected = MiniBatches(in_memory, _shufflers(samples), batch_size)
+    streamed = StreamedBatches(on_disk, _shufflers(samples), batch_size, block_bytes=block_bytes)
+    assert len(streamed.segments) == (3 if block_bytes == 1 and batch_size < N_ROWS else 1)
     for is_followed in (True, True, False):
         for batch, expected_batch in zip(_epoch(streamed, is_followed=is_followed), _epoch(expected), strict=True):
             for part, expected_part in zip(batch, expected_batch, strict=True):

@@ -89,6 +89,20 @@ def test_products_that_are_shared_have_the_same_bits(shape, has_summand, dtype):
         assert torch.equal(product.out, alone)
 
 
+def test_parts_of_wider_memory_have_a_layout_of_their_own():
+    """Their bits may depend on other threads than those of the same shape."""
+    tight = _product(170, 512, 65)
+    padded = tight._replace(out=torch.empty(170, 68, dtype=torch.float64)[:, :65])
+    assert padded.layout() != tight.layout()
+    shared_rows = Product(torch.ones(1, 64, 100).expand(3, -1, -1), torch.ones(3, 100, 64), torch.ones(3, 64, 64))
+    for product in (padded, shared_rows):
+        n_threads, divide = products._invariant_way(product.layout(), product.a.dtype, 2)
+        product.bind()()
+        alone = product.out.clone()
+        products.call_on(n_threads, divide(product, n_threads).bind())
+        assert torch.equal(product.out, alone)
+
+
 @pytest.mark.parametrize("n_wrong", range(4))
 def test_the_first_division_with_the_same_bits_is_taken(n_wrong, monkeypatch):
     """Where the threads of the BLAS sum in another order it is by rows or by columns, and else on one thread."""
