@@ -43,6 +43,8 @@ class MiniBatches:
     drop_last : bool, default=False
         Whether to leave out, in each epoch, rows at the end of the order that do not make a
         whole batch for every network. Else a short last batch is kept.
+    at_once : bool, default=False
+        Whether a few epochs may be trained at once, if all are the same mini-batch.
 
     Attributes
     ----------
@@ -59,6 +61,7 @@ class MiniBatches:
         segment_rows: int = SEGMENT_ROWS,
         *,
         drop_last: bool = False,
+        at_once: bool = False,
     ) -> None:
         self._samples, self._shufflers = samples, shufflers
         n_train = [len(rows) for rows in samples.indices]
@@ -80,6 +83,9 @@ class MiniBatches:
         self._order_is_fixed = len(sizes) == 1 and takes_all and not samples.sums_weights_in_order
         if self._order_is_fixed:
             self._load_all()
+        last = self.segments[-1]
+        if at_once and last.is_loaded_once and samples.rows.device.type == "cpu":  # a graph has one number of steps
+            last.most_epochs = min(_MOST_EPOCHS, max(1, _ROWS_OF_EPOCHS // n_rows))
 
     def _make_segments(
         self, parts: Sequence[list[int]], n_train: Sequence[int], n_missing: Sequence[int]
@@ -298,7 +304,7 @@ class Segment:
     is_loaded_once : bool
         Whether it always has the same rows.
     most_epochs : int
-        Epochs for which it can be used without being loaded in between.
+        Epochs that can be trained on it at once.
     """
 
     def __init__(self, samples: Samples, sizes: list[int], n_train: Sequence[int], n_missing: Sequence[int]) -> None:
@@ -329,8 +335,6 @@ class Segment:
         """
         if once:
             self._rows, self.is_loaded_once = rows, True
-            if rows.device.type == "cpu":  # elsewhere a graph is recorded for one number of steps
-                self.most_epochs = min(_MOST_EPOCHS, max(1, _ROWS_OF_EPOCHS // sum(self.sizes)))
             self._batches = [self._samples.rows.take(rows)]
         else:
             self._rows.copy_(rows)

@@ -25,6 +25,9 @@ Locate = Callable[[int, int], tuple[str | Path, int]]
 #: Decompresses the bytes of a chunk.
 Decode = Callable[[np.ndarray], Any]
 
+#: Where chunks are, and what decompresses them.
+Found = tuple[Locate, Decode | None]
+
 #: Size of a chunk from which it is quicker than the library.
 _LEAST_BYTES = 2**12
 
@@ -164,7 +167,7 @@ def _are_right(stored: StoredChunks, array: Any) -> bool:
     return True
 
 
-def _in_hdf5(dataset: Any) -> tuple[Locate, Decode | None] | None:
+def _in_hdf5(dataset: Any) -> Found | None:
     h5t, layout, file = sys.modules["h5py"].h5t, dataset.id.get_create_plist(), dataset.file
     is_plain = dataset.id.get_type() == h5t.py_create(dataset.dtype) and not layout.get_nfilters()
     can_tell = dataset.chunks is None or hasattr(dataset.id, "chunk_iter")  # since HDF5 1.12.3
@@ -191,7 +194,7 @@ def _note(offsets: np.ndarray, chunk_shape: tuple[int, int], chunk: Any) -> None
     )
 
 
-def _in_zarr(array: Any) -> tuple[Locate, Decode | None] | None:
+def _in_zarr(array: Any) -> Found | None:
     if type(getattr(array, "store", None)).__name__ != "LocalStore" or not hasattr(array, "compressors"):
         return None  # in memory, far away, or of an older version
     endian = getattr(array.serializer, "endian", None)
@@ -228,7 +231,7 @@ def _n_chunks(array: Any) -> list[int]:
 #: Names of Zarr for compressors, which are those of numcodecs.
 _CODECS_OF_ZARR = "zstd", "blosc", "gzip", "lz4", "zlib"
 
-_LIBRARIES: dict[str, Callable[[Any], tuple[Locate, Decode | None] | None]] = {"h5py": _in_hdf5, "zarr": _in_zarr}
+_LIBRARIES: dict[str, Callable[[Any], Found | None]] = {"h5py": _in_hdf5, "zarr": _in_zarr}
 
 
 def as_slice(places: np.ndarray) -> slice | np.ndarray:

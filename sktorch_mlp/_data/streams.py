@@ -170,7 +170,7 @@ class StreamedBatches(MiniBatches):
         With streamed rows.
     shufflers : sequence of Shuffler
         One for each network. Chunks have one network, and their rows are shuffled within blocks.
-    batch_size, longest_segment, segment_rows, drop_last
+    batch_size, longest_segment, segment_rows, drop_last, at_once
         As those of `MiniBatches`.
     block_bytes : int, default=2**25
         Size of X in a block, unless a mini-batch is larger.
@@ -185,13 +185,20 @@ class StreamedBatches(MiniBatches):
         segment_rows: int = SEGMENT_ROWS,
         *,
         drop_last: bool = False,
+        at_once: bool = False,
         block_bytes: int = BLOCK_BYTES,
     ) -> None:
         self._next: ReadAhead[Callable[[], None]] | None = None  # of the next epoch, where it is being read already
         most_rows = max(map(len, samples.indices))
-        at_once = samples.rows.streamed_at_once(most_rows, batch_size, len(shufflers), block_bytes)
+        most_in_block = samples.rows.streamed_at_once(most_rows, batch_size, len(shufflers), block_bytes)
         super().__init__(
-            samples, shufflers, batch_size, longest_segment, min(segment_rows, at_once), drop_last=drop_last
+            samples,
+            shufflers,
+            batch_size,
+            longest_segment,
+            min(segment_rows, most_in_block),
+            drop_last=drop_last,
+            at_once=at_once,
         )
 
     def _make_segments(

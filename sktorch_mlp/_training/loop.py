@@ -52,7 +52,7 @@ def train(fits: Sequence[Fit], check: Callable[[], None] = lambda: None, *, segm
             check()
             stack.begin_epoch()
             n_until_stop = stack.epochs_until_stop()
-            n_epochs = 1 if stack.looks_at_each_epoch else min(n_until_stop, trainer.most_epochs)
+            n_epochs = min(n_until_stop, trainer.most_epochs)
             losses = trainer.run_epochs(n_epochs, is_followed=n_until_stop > n_epochs)
             stack.end_epochs(losses, validator)
             if stack.remove_stopped():
@@ -112,6 +112,7 @@ class _Stack:
             longest_segment=None if hooks is None else 1,
             segment_rows=segment_rows,
             drop_last=any(option.drop_last for option in options),
+            at_once=not self._looks_at_each_epoch(),
         )
         return Trainer(self._network, fits[0].loss, minibatches, options, self._optimizer, hooks)
 
@@ -122,11 +123,10 @@ class _Stack:
         options = [member.options for member in self.members]
         return Validator(self._network, self.members[0].fit.loss, self._data.validation, options)
 
-    @property
-    def looks_at_each_epoch(self) -> bool:
-        """Whether the end of each epoch is more than a loss to record: a validation, a line to print, another rate."""
+    def _looks_at_each_epoch(self) -> bool:
+        """Whether the end of an epoch is more than a loss to record: a validation, an observer, a line, another rate."""
         return self._data.validation is not None or any(
-            m.options.verbose or m.schedule.varies_by_epoch for m in self.members
+            m.observer is not None or m.options.verbose or m.schedule.varies_by_epoch for m in self.members
         )
 
     def epochs_until_stop(self) -> int:
