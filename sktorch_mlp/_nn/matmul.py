@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .compat import has_own_kernels
 from .products import Product, compute_shared, share_product
 from .threads import may_share
 
@@ -24,10 +25,12 @@ BoundProduct = Callable[[], object]
 #: and of one in which a vector takes part.
 ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS = 2**18, 9_000
 
-#: Multiply-adds up to which numpy's BLAS is quicker, by up to three times: those of the kernels of OpenBLAS for
-#: small matrices, which have one thread. Beyond, the number of threads may change bits, and the buffers of two
-#: libraries would take the cache from each other.
+#: Multiply-adds of two matrices up to which numpy's BLAS is quicker, by up to three times: those of the kernels of
+#: OpenBLAS for small matrices. Beyond, the buffers of two libraries would take the cache from each other.
 _SMALL = 1_000_000
+
+#: The same where PyTorch's BLAS takes kernels that are not made for the processor. Larger products may have threads.
+_SMALL_IF_FOREIGN = 3_000_000
 
 #: Rows or outputs up to which it is so where a summand is added, which PyTorch does in the same call.
 _NARROW = 16
@@ -45,7 +48,7 @@ def bind_mm(a: Tensor, b: Tensor, out: Tensor, *, bfloat16: bool = False) -> Bou
     """
     if bfloat16:
         return partial(_mm_bfloat16, a, b, out)
-    if out.device.type == "cpu" and _n_operations(a, b) <= _SMALL:
+    if _is_quicker_by_numpy(a, b):
         return _bind_numpy(a, b, out)
     return _bind_torch(Product(a, b, out))
 
@@ -111,13 +114,16 @@ def addmm(summand: Tensor, a: Tensor, b: Tensor, scratch: Scratch, *, bfloat16: 
     return out
 
 
+def _is_quicker_by_numpy(a: Tensor, b: Tensor) -> bool:
+    """Whether numpy multiplies two matrices, or each pair of two stacks, in less time than PyTorch."""
+    most = _SMALL if has_own_kernels() else _SMALL_IF_FOREIGN
+    return a.device.type == "cpu" and a.shape[-2] * a.shape[-1] * b.shape[-1] <= most
+
+
 def _adds_by_numpy(a: Tensor, b: Tensor) -> bool:
+    """The same where a summand is added in a call of its own."""
     is_narrow = min(a.shape[-2], b.shape[-1]) <= _NARROW
-    return is_narrow and a.device.type == "cpu" and _n_operations(a, b) <= _SMALL
-
-
-def _n_operations(a: Tensor, b: Tensor) -> int:
-    return a.numel() * b.shape[-1]
+    return (is_narrow or (a.ndim == 2 and not has_own_kernels())) and _is_quicker_by_numpy(a, b)
 
 
 def _bind_torch(product: Product) -> BoundProduct:

@@ -22,7 +22,7 @@ import torch
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.loop import train
 from sktorch_mlp._training.stacks import fits_trained_by, split_into_stacks
-from sktorch_mlp._training.threads import available_threads, on_one_thread, threads_have_ended
+from sktorch_mlp._training.threads import available_threads, on_one_blas_thread, on_one_thread, threads_have_ended
 
 #: Bytes of data that pending fits may hold before they are trained without waiting for more.
 _MAX_PENDING_BYTES = 2**30
@@ -196,6 +196,7 @@ class FitBatcher:
             queue.extendleft(self._train_stack(stack))
 
     @on_one_thread
+    @on_one_blas_thread
     def _train_stack(self, stack: list[PendingFit]) -> list[list[PendingFit]]:
         """Train a stack; after an error return its halves, which are to be trained instead."""
 

@@ -1,5 +1,6 @@
-"""PyTorch's undocumented operators: that they are there, do what the closed form needs, and can be done without."""
+"""What PyTorch does not document: that it is there, does what the package needs, and can be done without."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -62,3 +63,20 @@ def test_without_the_operator_the_numbers_are_the_same(name):
 def test_without_the_operator_selu_keeps_its_constants():
     backward_ = compat.elu_backward(1.6732632423543772, 1.0507009873554805)
     _assert_is_the_derivative(backward_, functional.selu, at_output=True)
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the system does not say who made the processor")
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="the products of this PyTorch are not MKL's")
+def test_mkl_has_kernels_for_processors_of_intel():
+    is_intels = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    assert compat.has_own_kernels.__wrapped__() == is_intels
+
+
+def _no_library():
+    raise OSError("there is none")
+
+
+@pytest.mark.parametrize("library", [SimpleNamespace, _no_library], ids=["without the function", "not found"])
+def test_kernels_are_taken_to_be_made_for_a_processor_of_which_nothing_is_known(library, monkeypatch):
+    monkeypatch.setattr(compat, "_library", library)
+    assert compat.has_own_kernels.__wrapped__() is True

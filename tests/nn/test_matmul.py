@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from sktorch_mlp._nn.matmul import _SMALL, Scratch, addmm, bind_addmm, bind_mm, bind_row_sums, bind_vecdot, quiet_numpy
+from sktorch_mlp._nn import matmul
+from sktorch_mlp._nn.matmul import (
+    _SMALL,
+    _SMALL_IF_FOREIGN,
+    Scratch,
+    addmm,
+    bind_addmm,
+    bind_mm,
+    bind_row_sums,
+    bind_vecdot,
+    quiet_numpy,
+)
 from tests.nn.helpers import seeded
 
 #: (n_out, n_in, n_rows): narrow, small, wide, and larger than what numpy's BLAS does here.
@@ -19,9 +30,16 @@ def _random(*shape, seed, dtype=torch.float64, transposed=False):
 
 def test_shapes_are_on_both_sides_of_the_limit():
     sizes = [np.prod(shape) for shape in SHAPES]
-    assert min(sizes) < _SMALL < max(sizes)
+    assert min(sizes) < _SMALL < max(sizes) < _SMALL_IF_FOREIGN
 
 
+@pytest.fixture(params=[True, False], ids=["own kernels", "foreign kernels"])
+def kernels(request, monkeypatch):
+    """A processor for which PyTorch's BLAS has kernels, and one for which it has not."""
+    monkeypatch.setattr(matmul, "has_own_kernels", lambda: request.param)
+
+
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("transposed", [(), ("a",), ("b",), ("out",), ("a", "b", "out")], ids="".join)
 @pytest.mark.parametrize("stack", [(), (3,)], ids=["one", "stack"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -42,6 +60,19 @@ def test_products_match_numpy(shape, stack, transposed):
     if not stack:
         result = addmm(summand, a, b, Scratch())
         np.testing.assert_allclose(result, a.numpy() @ b.numpy() + summand.numpy(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("shape", [(10, 100, 60), (3, 100, 150), (100, 7, 200)], ids=str)
+def test_a_small_product_has_the_same_bits_in_a_stack_of_any_height(shape):
+    n_out, n_in, n_rows = shape
+    a, b = _random(100, n_out, n_in, seed=0), _random(100, n_in, n_rows, seed=1)
+    assert a.numel() * n_rows > _SMALL_IF_FOREIGN
+    out, alone = torch.empty(100, n_out, n_rows, dtype=a.dtype), torch.empty(n_out, n_rows, dtype=a.dtype)
+    bind_mm(a, b, out)()
+    for k in range(100):
+        bind_mm(a[k], b[k], alone)()
+        assert torch.equal(out[k], alone)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
