@@ -198,4 +198,4 @@ def _share(function: Callable[..., Any], network: StackedMLP, units: Tensor) -> 
     """Let a function of many units use more threads. Those of a normalization sum over units or rows."""
     if network.spec.normalization is not None:
         return function
-    return share_elementwise(function, _OPERATIONS_PER_UNIT * units.numel())
+    return share_elementwise(function, _OPERATIONS_PER_UNIT * units.nbytes // 4)

@@ -6,8 +6,8 @@ takes part, so that the rest of the package does not know whether X is sparse.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, cached_property, partial
 from typing import Any, Protocol
 
 import scipy.sparse as sp
@@ -16,6 +16,10 @@ from torch import Tensor
 
 from .matmul import BoundProduct, Scratch, addmm, bind_addmm, bind_mm
 from .tensors import as_tensor, provoke_csr_beta_warning
+from .threads import ThreadChoice, share
+
+#: Multiply-adds of a dense product that take as long as that of a stored value with one unit, and as an output.
+_OPERATIONS_PER_VALUE, _OPERATIONS_PER_OUTPUT = 8, 4
 
 
 class Batch(Protocol):
@@ -91,7 +95,7 @@ class SparseBatch:
     def affine(self, coef: Tensor, intercept: Tensor, out: Tensor) -> None:
         """Write ``coef @ X.T + intercept`` to `out`."""
         for rows, c, b, o in self._each(coef, intercept, out):
-            torch.addmm(b.mT, rows.csr, c.mT, out=o.mT)
+            _share_sparse(partial(torch.addmm, b.mT, rows.csr, c.mT, out=o.mT), rows.n_values, o)()
 
     def affine_once(self, coef: Tensor, intercept: Tensor, scratch: Scratch) -> Tensor:
         """Return ``coef @ X.T + intercept``, in new memory."""
@@ -102,7 +106,8 @@ class SparseBatch:
     def coef_grad(self, delta: Tensor, out: Tensor) -> None:
         """Write ``delta @ X`` to `out`."""
         for rows, d, o in self._each(delta, out):
-            torch.addmm(o.mT, rows.transposed_csr, d.mT, beta=0, out=o.mT)
+            multiply = partial(torch.addmm, o.mT, rows.transposed_csr, d.mT, beta=0, out=o.mT)
+            _share_sparse(multiply, rows.n_values, o)()
 
     def _each(self, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
         stacked = (t.unsqueeze(0) if t.ndim == 2 else t for t in tensors)
@@ -121,6 +126,7 @@ class SparseRows:
     def __init__(self, rows: sp.csr_array, device: torch.device) -> None:
         self._rows, self._device = rows, device
         self.n_rows: int = rows.shape[0]
+        self.n_values: int = rows.nnz
 
     @cached_property
     def csr(self) -> Tensor:
@@ -136,3 +142,19 @@ class SparseRows:
         provoke_csr_beta_warning()
         indptr, indices, data = (as_tensor(part, self._device) for part in (rows.indptr, rows.indices, rows.data))
         return torch.sparse_csr_tensor(indptr, indices, data, rows.shape, device=self._device)
+
+
+def _share_sparse(multiply: Callable[[], Any], n_values: int, out: Tensor) -> Callable[[], Any]:
+    """Let a product of a sparse matrix use more threads, if it is large. Each has whole rows, so the bits stay the same."""
+    if out.device.type != "cpu":
+        return multiply
+    n_operations = _OPERATIONS_PER_VALUE * n_values * out.shape[0] + _OPERATIONS_PER_OUTPUT * out.numel()
+    n_operations = n_operations * out.itemsize // 4
+    choice = partial(_choice_of_sparse_products, n_operations.bit_length())
+    return share(multiply, n_operations, lambda n_threads: (n_threads, multiply), choice)
+
+
+@cache
+def _choice_of_sparse_products(n_bits: int) -> ThreadChoice:
+    """One choice for all products of about this size: each mini-batch has another number of values."""
+    return ThreadChoice(2**n_bits)

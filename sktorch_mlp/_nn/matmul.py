@@ -6,6 +6,7 @@ them once, and what depends on shapes, precision and device is decided then.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -29,10 +30,11 @@ ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS = 2**18, 9_000
 #: OpenBLAS for small matrices. Beyond, the buffers of two libraries would take the cache from each other.
 _SMALL = 1_000_000
 
-#: The same where PyTorch's BLAS takes kernels that are not made for the processor. Larger products may have threads.
+#: The same where PyTorch's BLAS takes kernels that are not made for the processor, unless a matrix is narrow.
 _SMALL_IF_FOREIGN = 3_000_000
 
-#: Rows or outputs up to which it is so where a summand is added, which PyTorch does in the same call.
+#: Rows or columns of a narrow matrix. Up to so many rows or outputs it is also quicker to add a summand in a call of its
+#: own, which PyTorch does in the same one.
 _NARROW = 16
 
 
@@ -116,8 +118,9 @@ def addmm(summand: Tensor, a: Tensor, b: Tensor, scratch: Scratch, *, bfloat16: 
 
 def _is_quicker_by_numpy(a: Tensor, b: Tensor) -> bool:
     """Whether numpy multiplies two matrices, or each pair of two stacks, in less time than PyTorch."""
-    most = _SMALL if has_own_kernels() else _SMALL_IF_FOREIGN
-    return a.device.type == "cpu" and a.shape[-2] * a.shape[-1] * b.shape[-1] <= most
+    sizes = *a.shape[-2:], b.shape[-1]
+    most = _SMALL if min(sizes) <= _NARROW or has_own_kernels() else _SMALL_IF_FOREIGN
+    return a.device.type == "cpu" and math.prod(sizes) <= most
 
 
 def _adds_by_numpy(a: Tensor, b: Tensor) -> bool:

@@ -43,7 +43,7 @@ class Penalty:
         self._coefs, self._coef_grads = squeeze_stack(flat[:, coefs]), squeeze_stack(network.grad[:, coefs])
         self._alphas = flat.new_tensor([option.alpha for option in options])
         self.is_zero = not self._alphas.any()
-        self._add_scaled_ = share_elementwise(add_scaled_, _OPERATIONS_PER_COEF * self._coefs.numel())
+        self._add_scaled_ = share_elementwise(add_scaled_, _OPERATIONS_PER_COEF * self._coefs.nbytes // 4)
         self._weights = segment.weights
         # (n_batches[, n_networks]) each
         self._decays, self._fractions = (_squeeze_last(torch.zeros_like(segment.weights.totals)) for _ in range(2))
