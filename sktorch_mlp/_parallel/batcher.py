@@ -111,8 +111,7 @@ class FitBatcher:
         """
         pending = PendingFit(fit, pool)
         with self._released_slot():
-            with self.change():
-                self._pending.append(pending)
+            self.change(lambda: self._pending.append(pending))
             while not pending.done.wait(_STALLED):
                 self._end_stall()
         if pool.is_stopped():
@@ -124,11 +123,13 @@ class FitBatcher:
             finally:
                 del error  # its traceback holds this frame: together they would hold the data until garbage collection
 
-    @contextmanager
-    def change(self) -> Iterator[None]:
-        """Change who waits and who works, and begin to train if nobody else can come."""
+    def change(self, update: Callable[[], object]) -> None:
+        """Change who waits and who works, and begin to train if nobody else can come.
+
+        No context manager: Ctrl-C at the beginning of its `__exit__` would leave the lock to nobody.
+        """
         with self._lock:
-            yield
+            update()
             self._dismiss_stopped()
             if self._is_complete():
                 self._start_run()
@@ -183,8 +184,7 @@ class FitBatcher:
                 helper.join()
         except BaseException as error:  # nobody may be left waiting
             failure = error
-        with self.change():
-            self._end_run(all_pending, failure)
+        self.change(partial(self._end_run, all_pending, failure))
         del failure  # its traceback holds this frame
 
     def _train_stacks(self, queue: deque[list[PendingFit]]) -> None:
@@ -262,9 +262,12 @@ class FitBatcher:
         pool: TaskPool | None = getattr(_local, "pool", None)
         runs_task = pool is not None and pool.batcher is self
         caller = threading.get_ident()
-        with self.change():
+
+        def begin() -> None:
             called.is_awaited_by_task = runs_task
             self._waiting_callers.append(caller)
+
+        self.change(begin)
         try:
             with self._released_slot() if runs_task else nullcontext():
                 yield
@@ -280,9 +283,8 @@ class FitBatcher:
 
     def close(self, pool: TaskPool) -> None:
         """Expect no more fits of a pool."""
-        with self.change():
-            if pool in self._pools:
-                self._pools.remove(pool)
+        self.change(lambda: self._pools.remove(pool) if pool in self._pools else None)
+        with self._lock:
             last_run = self._run if not self._pools else None
         if last_run is not None:
             last_run.join()
@@ -324,23 +326,28 @@ class TaskPool:
 
     def begin_dispatch(self) -> None:
         """Let fits wait for the tasks that this thread is about to hand out."""
-        with self.batcher.change():
-            self.dispatcher = threading.get_ident()
+        self._change(dispatcher=threading.get_ident())
 
     def end_dispatch(self) -> None:
         """The first tasks have been handed out."""
-        with self.batcher.change():
-            self.dispatcher = None
+        self._change(dispatcher=None)
+
+    def _change(self, **state: Any) -> None:
+        """Change attributes on which it depends who can still bring a fit."""
+        self.batcher.change(partial(vars(self).update, state))
 
     def submit(self, task: Callable[[], Any]) -> Future[Any]:
         """Run a task in a thread, as soon as one is free."""
-        with self.batcher.change():
-            if self._is_stopped:  # it was on its way when the call was aborted
-                future: Future[Any] = Future()
-                future.cancel()
-                return future
-            self._n_unfinished += 1
+        self.batcher.change(partial(self._count_unfinished, 1))
+        if self._is_stopped:  # it was on its way when the call was aborted
+            self.batcher.change(partial(self._count_unfinished, -1))
+            future: Future[Any] = Future()
+            future.cancel()
+            return future
         return self._executor.submit(self._run_task, task)
+
+    def _count_unfinished(self, change: int) -> None:
+        self._n_unfinished += change
 
     def _run_task(self, task: Callable[[], Any]) -> Any:
         _local.pool = self
@@ -351,13 +358,11 @@ class TaskPool:
                 return task()
         finally:
             _local.pool = None  # what is called back is no task
-            with self.batcher.change():
-                self._n_unfinished -= 1
+            self.batcher.change(partial(self._count_unfinished, -1))
 
     def stop(self) -> None:
         """Let no further task begin, and end training."""
-        with self.batcher.change():
-            self._is_stopped = True
+        self._change(_is_stopped=True)
 
     def close(self) -> None:
         """Wait for the threads to end."""
