@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,6 +23,8 @@ from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.loop import train
 from sktorch_mlp._training.stacks import fits_trained_by, split_into_stacks
 from sktorch_mlp._training.threads import available_threads, on_one_blas_thread, on_one_thread, threads_have_ended
+
+from .task_threads import Callback, TaskThreads, start_thread
 
 #: Bytes of data that pending fits may hold before they are trained without waiting for more.
 _MAX_PENDING_BYTES = 2**30
@@ -154,7 +156,7 @@ class FitBatcher:
         self._no_training.clear()
         self._run = threading.Thread(target=self._train_all, args=(pending,), name="stacked fits", daemon=True)
         try:
-            self._run.start()
+            start_thread(self._run)
         except RuntimeError as error:  # no further thread can be had
             self._run = None
             self._end_run(pending, error)
@@ -305,16 +307,15 @@ class TaskPool:
         self.batcher = batcher
         self.dispatcher: int | None = None  # the thread that is handing out the first tasks
         self.is_awaited_by_task = False
-        self._n_workers = n_workers
         self._n_unfinished = 0
         self._is_stopped = False
         self._parent: TaskPool | None = getattr(_local, "pool", None)
-        self._executor = ThreadPoolExecutor(n_workers, thread_name_prefix="stacked fits")
+        self._threads = TaskThreads(n_workers, "stacked fits")
         batcher.open(self)
 
     def n_busy(self) -> int:
         """Threads that run a task."""
-        return min(self._n_unfinished, self._n_workers)
+        return min(self._n_unfinished, self._threads.n_threads)
 
     def blocks_task(self) -> bool:
         """Whether a task waits for tasks of this pool, and so can bring no fit itself."""
@@ -336,15 +337,17 @@ class TaskPool:
         """Change attributes on which it depends who can still bring a fit."""
         self.batcher.change(partial(vars(self).update, state))
 
-    def submit(self, task: Callable[[], Any]) -> Future[Any]:
-        """Run a task in a thread, as soon as one is free."""
+    def submit(self, task: Callable[[], Any], callback: Callback | None = None) -> Future[Any]:
+        """Run a task in a thread, as soon as one is free, and call back in that thread."""
         self.batcher.change(partial(self._count_unfinished, 1))
         if self._is_stopped:  # it was on its way when the call was aborted
             self.batcher.change(partial(self._count_unfinished, -1))
             future: Future[Any] = Future()
             future.cancel()
+            if callback is not None:
+                callback(future)
             return future
-        return self._executor.submit(self._run_task, task)
+        return self._threads.submit(partial(self._run_task, task), callback)
 
     def _count_unfinished(self, change: int) -> None:
         self._n_unfinished += change
@@ -368,6 +371,6 @@ class TaskPool:
         """Wait for the threads to end."""
         try:
             with self.batcher.waiting_for(self):
-                self._executor.shutdown(wait=True)
+                self._threads.end()
         finally:
             self.batcher.close(self)

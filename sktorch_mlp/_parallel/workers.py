@@ -88,10 +88,7 @@ class StackedThreadsBackend(_CallBackend):
         if self._must_dispatch:
             self._must_dispatch = False
             self._pool.begin_dispatch()
-        future = self._pool.submit(TracebackCapturingTask(func))
-        if callback is not None:
-            future.add_done_callback(callback)
-        return future
+        return self._pool.submit(TracebackCapturingTask(func), callback)
 
     def retrieve_result_callback(self, out: Future[Any]) -> Any:
         """Return the result of a task, or raise its error."""
