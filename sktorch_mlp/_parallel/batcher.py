@@ -339,14 +339,13 @@ class TaskPool:
 
     def submit(self, task: Callable[[], Any], callback: Callback | None = None) -> Future[Any]:
         """Run a task in a thread, as soon as one is free, and call back in that thread."""
-        self.batcher.change(partial(self._count_unfinished, 1))
         if self._is_stopped:  # it was on its way when the call was aborted
-            self.batcher.change(partial(self._count_unfinished, -1))
             future: Future[Any] = Future()
             future.cancel()
             if callback is not None:
                 callback(future)
             return future
+        self.batcher.change(partial(self._count_unfinished, 1))
         return self._threads.submit(partial(self._run_task, task), callback)
 
     def _count_unfinished(self, change: int) -> None:
