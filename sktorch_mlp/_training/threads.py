@@ -45,7 +45,8 @@ class _Process:
         """Give BLAS one thread, until all who need that have left."""
         with self._blas_lock:
             if not self._blas_users:
-                self._blas_settings = [(library, library.num_threads) for library in _blas_libraries()]
+                settings = [(library, library.num_threads) for library in _blas_libraries()]
+                self._blas_settings = [(library, n_threads) for library, n_threads in settings if n_threads > 1]
                 for library, _ in self._blas_settings:
                     library.set_num_threads(1)
             self._blas_users.add(user)
@@ -56,7 +57,8 @@ class _Process:
             self._blas_users.discard(user)
             if not self._blas_users:
                 for library, setting in self._blas_settings:
-                    library.set_num_threads(setting)
+                    if library.num_threads == 1:  # else others have set it meanwhile
+                        _set_from_any_thread(library, setting)
                 self._blas_settings = []
 
 
@@ -197,8 +199,8 @@ def on_one_blas_thread(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Keep the BLAS of numpy and scipy to one thread in a function that computes with PyTorch in between.
 
     BLAS threads that wait for the next product spin on the cores that others need. The setting is that of the
-    process: the first that enters sets it, and the last that leaves restores it. Where threadpoolctl lets one thread
-    of the program alone decide on it, fits in other threads leave it.
+    process: the first that enters sets it, and the last that leaves restores it, in whatever thread. While others
+    have set it, by threadpoolctl in another thread, it may stay as it is.
     """
 
     @wraps(function)
@@ -219,6 +221,21 @@ def on_one_blas_thread(function: Callable[_P, _R]) -> Callable[_P, _R]:
                 raise interrupt
 
     return call
+
+
+def _set_from_any_thread(library: Any, n_threads: int) -> None:
+    """Set the threads of a library for which another thread may have set them, and leave that to all threads again.
+
+    Since threadpoolctl 3.8 a thread that has set those of OpenBLAS is for good the only one that can.
+    """
+    clear: Callable[..., None] = getattr(library, "clear_controlling_thread", _nothing)
+    clear(force=True)
+    library.set_num_threads(n_threads)
+    clear(force=True)
+
+
+def _nothing(*, force: bool) -> None:
+    """There is no such thread."""
 
 
 @cache
