@@ -323,6 +323,7 @@ def test_what_others_set_meanwhile_stays():
 
 
 @pytest.mark.usefixtures("two_blas_threads")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_stacks_train_with_one_blas_thread_also_after_a_fit_of_the_main_thread():
     seen = []
 
