@@ -48,7 +48,7 @@ class _Process:
                 settings = [(library, library.num_threads) for library in _blas_libraries()]
                 self._blas_settings = [(library, n_threads) for library, n_threads in settings if n_threads > 1]
                 for library, _ in self._blas_settings:
-                    library.set_num_threads(1)
+                    _set_from_any_thread(library, 1)
             self._blas_users.add(user)
 
     def release_blas(self, user: object) -> None:
@@ -199,8 +199,8 @@ def on_one_blas_thread(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Keep the BLAS of numpy and scipy to one thread in a function that computes with PyTorch in between.
 
     BLAS threads that wait for the next product spin on the cores that others need. The setting is that of the
-    process: the first that enters sets it, and the last that leaves restores it, in whatever thread. While others
-    have set it, by threadpoolctl in another thread, it may stay as it is.
+    process: the first that enters sets it, and the last that leaves restores it, in whatever thread, unless others have
+    set it meanwhile.
     """
 
     @wraps(function)

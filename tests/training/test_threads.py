@@ -313,6 +313,14 @@ def test_a_thread_that_had_one_blas_thread_does_not_keep_the_setting_to_itself()
 
 
 @pytest.mark.usefixtures("two_blas_threads")
+def test_one_blas_thread_also_while_another_thread_has_a_limit():
+    with threadpool_limits(2, user_api="blas"), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(on_one_blas_thread(_blas_threads)).result() == {1}
+        assert _blas_threads() == {2}
+    assert _blas_threads() == {2}
+
+
+@pytest.mark.usefixtures("two_blas_threads")
 def test_what_others_set_meanwhile_stays():
     def work():
         for library in threads._blas_libraries():
