@@ -22,7 +22,11 @@ _UNTIL_ENDED = 5.0
 #: ``callback(future)`` is called in the thread of the task, when it has ended.
 Callback = Callable[["Future[Any]"], object]
 
+#: Tasks with the futures of their results; None after the last one.
 _Tasks = SimpleQueue["tuple[Future[Any], Callable[[], Any]] | None"]
+
+#: Those that have not ended.
+_all_open: weakref.WeakSet[TaskThreads] = weakref.WeakSet()
 
 
 class TaskThreads:
@@ -117,13 +121,9 @@ def _run(future: Future[Any], task: Callable[[], Any]) -> None:
             result = task()
         except BaseException as error:
             future.set_exception(error)
-            del future  # the traceback of the error holds this frame
+            del future  # it holds the error, whose traceback holds this frame
         else:
             future.set_result(result)
-
-
-#: Those that have not been told to end.
-_all_open = weakref.WeakSet[TaskThreads]()
 
 
 @atexit.register
