@@ -20,7 +20,20 @@ from sklearn.exceptions import ConvergenceWarning
 
 from . import figures
 from .arguments import add_common, add_figure
-from .commands import contention, features, fits, imports, memory, predict, scaling, search, sources, tables, versions
+from .commands import (
+    contention,
+    devices,
+    features,
+    fits,
+    imports,
+    memory,
+    predict,
+    scaling,
+    search,
+    sources,
+    tables,
+    versions,
+)
 from .machine import MAX_LOAD, environment
 from .report import Summary, summarize, to_json
 from .runner import Row, SkippedError, limit_threads
@@ -31,6 +44,7 @@ COMMANDS: dict[str, Any] = {
     "search": search,
     "scaling": scaling,
     "contention": contention,
+    "devices": devices,
     "memory": memory,
     "sources": sources,
     "imports": imports,

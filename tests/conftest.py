@@ -8,6 +8,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from sktorch_mlp._data import device
+from sktorch_mlp._training import cuda_graphs
 from tests.simulated.devices import simulated_devices
 
 matplotlib.use("Agg")
@@ -38,6 +39,12 @@ def auto_is_the_cpu(request, monkeypatch):
     """Without the mark `gpu` a test is about the CPU, also where "auto" would find a GPU."""
     if "gpu" not in request.keywords:
         monkeypatch.setattr(device, "best_device", lambda: torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def streams_are_new():
+    """A real device does not record on a stream of a simulated one."""
+    cuda_graphs._capture_stream.cache_clear()
 
 
 @pytest.fixture

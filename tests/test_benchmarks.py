@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.__main__ import COMMANDS, _parser, main
 from benchmarks.baselines import Fitted
-from benchmarks.commands import features, imports, memory, scaling, search, sources, versions
+from benchmarks.commands import devices, features, imports, memory, scaling, search, sources, versions
 from benchmarks.configurations import SOLVERS, Configuration
 from benchmarks.implementations import Implementation
 from benchmarks.problems import PROBLEMS
@@ -21,6 +21,7 @@ from benchmarks.report import summarize
 from benchmarks.runner import SkippedError
 from benchmarks.tolerances import Agreement, FitResult
 from benchmarks.worker import Worker, package_folder
+from tests.simulated.devices import simulated_devices
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["--threads", "1", "--pause", "0", "--at-least", "0", "--repeats", "1"]
@@ -278,6 +279,19 @@ def test_sources(monkeypatch):
     header, line, *_ = _cells(sources.tables(summary))
     assert header[1:] == [source.name for source in sources.SOURCES[1:]]
     assert len(line) == len(header)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_devices(monkeypatch):
+    """One that is simulated, against the CPU: they agree."""
+    monkeypatch.setattr(devices, "LARGE", devices.LARGE[:1])
+    with simulated_devices():
+        rows = devices.run(_args("devices", "--device", "cuda", "--scale", "0.003"))
+    assert not [mismatch for row in rows for ratio in row.ratios.values() if ratio for mismatch in ratio.mismatches]
+    summary = summarize({"repeats": 1, "unit": "seconds", "machine": {"load_average": None, "device": "H"}}, rows)
+    header, *lines = _cells(devices.tables(summary))
+    assert header == ["task", *(column.title for column in devices.COLUMNS)]
+    assert [sum(cell != "–" for cell in line) for line in lines] == [2] * 9 + [3]
 
 
 @pytest.mark.parametrize(("case", "order"), [(memory.CASES[0], "C"), (memory.CASES[1], "F")], ids=["C", "Fortran"])

@@ -148,6 +148,38 @@ def test_replayed_steps_are_those_of_the_cpu(solver, dtype, assert_same_fit):
     assert_same_fit(clone(cpu).set_params(device="cuda").fit(rows, y, weights), cpu, rows, dtype)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("n_classes", "hidden", "batch_size"),
+    [(10, (128,), 150), (16, (100, 7), 128), (70, (40,), 50), (3, (900, 800), 300)],
+)
+def test_sizes_that_take_other_kernels(n_classes, hidden, batch_size, dtype, assert_same_fit):
+    """Narrow products, many classes, parameters that go to Adam's kernel in parts, and in one."""
+    rows, y = np.repeat(X, 2, axis=0), np.arange(300) % n_classes
+    params = {"hidden_layer_sizes": hidden, "batch_size": batch_size, "max_iter": 3, "dtype": dtype, "random_state": 0}
+    cpu = MLPTorchClassifier(**params, device="cpu").fit(rows, y)
+    assert_same_fit(clone(cpu).set_params(device="cuda").fit(rows, y), cpu, rows, dtype)
+
+
+@pytest.mark.parametrize("stored", [np.float64, np.float32, np.uint8])
+def test_large_rows_are_those_of_the_cpu(stored, monkeypatch, assert_same_fit):
+    """They travel in pieces, and predictions look there whether they are finite."""
+    rows = np.random.RandomState(0).uniform(0, 200, size=(20_000, 256)).astype(stored)
+    y = (rows[:, 0] > 100).astype(int)
+    params = {"hidden_layer_sizes": (8,), "batch_size": 5000, "max_iter": 2, "learning_rate_init": 1e-5}
+    cpu = MLPTorchClassifier(**params, random_state=0, device="cpu", dtype="float32").fit(rows, y)
+    gpu = clone(cpu).set_params(device="cuda").fit(rows, y)
+    assert_same_fit(gpu, cpu, rows, "float32")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (2**20, 2**34))
+    streamed = clone(gpu).fit(rows, y)
+    for some, others in zip(streamed.coefs_, gpu.coefs_, strict=True):
+        np.testing.assert_array_equal(some, others)
+    if stored != np.uint8:
+        rows[7, 3] = np.nan
+        with pytest.raises(ValueError, match="Input X contains NaN"):
+            gpu.predict(rows)
+
+
 def test_validation_data_of_ones_own_and_a_scorer(assert_same_fit):
     params = {"early_stopping": True, "scoring": "neg_log_loss", "activation": "selu"}
     cpu = MLPTorchClassifier(**PARAMS, **params, device="cpu", dtype="float64")

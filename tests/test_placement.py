@@ -25,6 +25,7 @@ from sktorch_mlp import (
     load,
     stacked_fits,
 )
+from sktorch_mlp._data import batches
 from sktorch_mlp._data.batches import Segment
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._data.streams import StreamedBatches
@@ -97,9 +98,9 @@ def test_the_guide_has_these_costs():
     assert {name: tuple(map(int, costs)) for name, *costs in told} == {name: case[2] for name, case in COSTS.items()}
 
 
-def test_64_batches_more_cost_copies_of_learning_rates(devices):
+def test_16_batches_more_cost_copies_of_learning_rates(devices):
     """Which do not wait."""
-    one, two = (costs_of_an_epoch(devices, solver="adamw", batch_size=batch_size) for batch_size in (4, 3))
+    one, two = (costs_of_an_epoch(devices, solver="adamw", batch_size=batch_size) for batch_size in (15, 12))
     assert np.subtract(two, one).tolist() == [3, 0, 0]
 
 
@@ -137,9 +138,15 @@ def test_each_thing_travels_once(weights, devices):
     assert max(size for size in sizes if size not in (X.size, len(X))) < weights_of(model).size
     assert devices.n_values_to_host < 2 * weights_of(model).size
     devices.clear()
-    model.predict_proba(X)  # with what may have been written into the weights
-    assert [copy.n_values for copy in devices.to_device] == [*map(np.size, [*model.coefs_, *model.intercepts_]), X.size]
+    model.predict_proba(X)
+    weights = [*map(np.size, [*model.coefs_, *model.intercepts_])]
+    assert [copy.n_values for copy in devices.to_device] == [*weights, X.size]
     assert [copy.n_values for copy in devices.to_host] == [3 * len(X)]
+    for written in (False, True, False):  # into the weights
+        model.coefs_[0][0, 0] += written
+        devices.clear()
+        model.predict_proba(X)
+        assert [copy.n_values for copy in devices.to_device] == [*weights * written, X.size]
 
 
 def test_the_rows_of_an_ensemble_travel_once(devices):
@@ -170,7 +177,7 @@ RECORDED = {
     "layer norm": {"normalization": "layer", "gradient_clip_norm": 0.1},
     "class weights": {"label_smoothing": 0.1, "class_weight": {0: 2.0}},
     "lbfgs": {"solver": "lbfgs"},
-    "two segments": {"batch_size": 3, "dropout": 0.3},
+    "two segments": {"batch_size": 10, "dropout": 0.3},
     "bfloat16": {"dtype": "bfloat16"},
 }
 NOT_RECORDED = {
@@ -201,6 +208,17 @@ def test_recorded_steps_train_as_others(name, devices, monkeypatch):
     assert devices.n_recorded == 0
     np.testing.assert_array_equal(weights_of(recorded), weights_of(other))
     assert recorded.loss_ == other.loss_
+
+
+def test_epochs_of_one_batch_are_recorded_together(devices, monkeypatch):
+    """60 of them as 3 times 16, 8 and 4. The first of a number are run as they are."""
+    together = classifier(batch_size=240, max_iter=60).fit(X, Y)
+    assert (devices.n_recorded, devices.n_replayed) == (1, 2)
+    monkeypatch.setattr(batches, "_MOST_EPOCHS", 1)
+    one_by_one = classifier(batch_size=240, max_iter=60).fit(X, Y)
+    assert (devices.n_recorded, devices.n_replayed) == (2, 2 + 59)
+    np.testing.assert_array_equal(weights_of(together), weights_of(one_by_one))
+    assert together.loss_curve_ == one_by_one.loss_curve_
 
 
 @pytest.mark.parametrize("name", NOT_RECORDED)

@@ -15,12 +15,12 @@ from .rows import SEGMENT_ROWS, BatchLoader
 from .samples import Samples
 from .shuffling import Shuffler
 
-#: Mini-batches of a segment off the CPU.
-_SEGMENT_BATCHES = 64
+#: Mini-batches of a segment off the CPU: enough for a GPU to be busy while the next one is prepared, and few to record.
+_SEGMENT_BATCHES = 16
 
 #: Rows of all epochs that are trained at once where each has the same single mini-batch, and epochs, at most: after Ctrl-C
-#: coefficients are those of the last step, and the records those of the epochs before.
-_ROWS_OF_EPOCHS, _MOST_EPOCHS = 2**11, 16
+#: coefficients are those of the last step, and the records those of the epochs before. A GPU takes less time for more rows.
+_ROWS_OF_EPOCHS, _ROWS_OF_EPOCHS_ON_GPU, _MOST_EPOCHS = 2**11, 2**16, 16
 
 
 class MiniBatches:
@@ -83,9 +83,9 @@ class MiniBatches:
         self._order_is_fixed = len(sizes) == 1 and takes_all and not samples.sums_weights_in_order
         if self._order_is_fixed:
             self._load_all()
-        last = self.segments[-1]
-        if at_once and last.is_loaded_once and samples.rows.device.type == "cpu":  # a graph has one number of steps
-            last.most_epochs = min(_MOST_EPOCHS, max(1, _ROWS_OF_EPOCHS // n_rows))
+        if at_once and self.segments[-1].is_loaded_once:
+            most_rows = _ROWS_OF_EPOCHS if samples.rows.device.type == "cpu" else _ROWS_OF_EPOCHS_ON_GPU
+            self.segments[-1].most_epochs = min(_MOST_EPOCHS, max(1, most_rows // n_rows))
 
     def _make_segments(
         self, parts: Sequence[list[int]], n_train: Sequence[int], n_missing: Sequence[int]
@@ -99,10 +99,12 @@ class MiniBatches:
         """Load the single batch of all training rows for good."""
         self.segments[0].load(*self._samples.stack_indices(self._samples.indices), once=True)
 
-    @property
-    def most_epochs(self) -> int:
-        """Epochs that can be trained at once; more than one if all of them are the same mini-batch."""
-        return self.segments[-1].most_epochs
+    def epochs_at_once(self, most: int) -> int:
+        """How many of the next epochs can be trained at once, at most `most`: several if all are the same mini-batch."""
+        n_epochs = min(most, self.segments[-1].most_epochs)
+        if self.segments[-1].can_be_captured:  # a graph for each number: so there are few numbers
+            n_epochs = 2 ** (n_epochs.bit_length() - 1)
+        return n_epochs
 
     def next_epochs(self, n_epochs: int = 1, *, is_followed: bool = False) -> Iterator[Segment]:
         """Shuffle, and load the segments of the epoch one after the other.
@@ -110,7 +112,7 @@ class MiniBatches:
         Parameters
         ----------
         n_epochs : int, default=1
-            Epochs that have the same segment, at most `most_epochs`.
+            Epochs that have the same segment, as `epochs_at_once` gives it.
         is_followed : bool, default=False
             Whether another epoch will follow, for which to shuffle while the device is at work.
         """

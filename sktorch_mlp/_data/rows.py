@@ -16,6 +16,7 @@ from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype, precision_of, squeez
 
 from .arrays import ChunkedRows, DiskArray
 from .device import free_memory
+from .transfer import to_cuda
 
 #: Fills the buffers of some mini-batches with the rows that their indices name now.
 BatchLoader = Callable[[], Sequence[Batch]]
@@ -117,10 +118,14 @@ class Rows:
             return cls(tensor, device, precision, bfloat16, copy_bytes)
         larger_itemsize = max(tensor.itemsize, batch_dtype.itemsize)
         is_small = tensor.numel() * larger_itemsize <= copy_bytes
-        room = math.inf if tensor.device.type != "cpu" else _DEVICE_FRACTION * free_memory(device)
-        if not is_small and tensor.numel() * min(tensor.itemsize, batch_dtype.itemsize) > room:
-            return cls(tensor, device, precision, bfloat16, copy_bytes)
-        if is_small or (device.type != "cpu" and tensor.itemsize == larger_itemsize):
+        if not is_small and tensor.device.type == "cpu":
+            least_bytes = tensor.numel() * min(tensor.itemsize, batch_dtype.itemsize)
+            if least_bytes > _DEVICE_FRACTION * free_memory(device):
+                return cls(tensor, device, precision, bfloat16, copy_bytes)
+        is_cast_first = is_small or (device.type != "cpu" and tensor.itemsize == larger_itemsize)
+        if device.type == "cuda" and tensor.device.type == "cpu" and not is_small:
+            tensor = to_cuda(tensor, device, batch_dtype if is_cast_first else tensor.dtype)
+        elif is_cast_first:
             tensor = cast(tensor, batch_dtype)
         return cls(tensor.to(device), device, precision, bfloat16, copy_bytes)
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype
-from sktorch_mlp._nn.threads import readers
+from sktorch_mlp._nn.threads import call_on, most_threads, readers, set_own_threads
 
+from . import transfer
 from .arrays import Chunk, ChunkedRows, DiskArray
 from .batches import MiniBatches, SampleWeights, Segment
 from .rows import BLOCK_BYTES, SEGMENT_ROWS, Rows
@@ -244,7 +245,9 @@ class StreamedBatches(MiniBatches):
 
     def _begin_to_read(self, orders: Sequence[np.ndarray]) -> ReadAhead[Callable[[], None]]:
         X, on_host, on_device = self._samples.rows.X, self._split(orders, "cpu"), self._split(orders)
-        return ReadAhead(_read_rows(X, self.segments, [rows for rows, _ in on_host], [*on_device]))
+        n_numbers = self._lengths[0] * self._samples.rows.X.shape[1]
+        n_threads = min(transfer.MOST_THREADS, most_threads(n_numbers))
+        return ReadAhead(_read_rows(X, self.segments, [rows for rows, _ in on_host], [*on_device], n_threads))
 
     def _read_chunks(self, X: ChunkedRows) -> Iterator[Callable[[], None]]:
         """Fill each segment with the next rows of the chunks, in random places; yield what loads their targets."""
@@ -309,6 +312,7 @@ def _read_rows(
     segments: Sequence[Segment],
     on_host: Sequence[Tensor],
     on_device: Sequence[tuple[Tensor, Tensor]],
+    n_threads: int,
 ) -> Iterator[Callable[[], None]]:
     """Read the rows of each segment; yield what loads their targets.
 
@@ -319,23 +323,23 @@ def _read_rows(
         block, in_batches = segment.block, rows.flatten().numpy()
         block.wait_until_writable()
         order = np.argsort(in_batches)
-        _read_block(X, in_batches[order], block.host)
+        _read_block(X, in_batches[order], block.host, n_threads)
         block.host_places[order] = np.arange(len(order))
         block.send()
         yield partial(segment.load, *indices)
 
 
-def _read_block(X: object, indices: np.ndarray, out: np.ndarray) -> None:
-    """Read rows of X, of ascending indices, into an array, on the calling thread alone."""
+def _read_block(X: object, indices: np.ndarray, out: np.ndarray, n_threads: int) -> None:
+    """Read rows of X, of ascending indices, into an array; those of the host on so many threads."""
     if isinstance(X, DiskArray):
         X.read_into(out, indices)
         return
     assert isinstance(X, Tensor)
-    values = X.numpy()
-    if values.dtype == out.dtype and values.flags.c_contiguous:
-        np.take(values, indices, axis=0, out=out, mode="clip")  # other modes take memory of their own
+    places, target = torch.from_numpy(indices), torch.from_numpy(out)
+    if X.dtype == target.dtype:
+        call_on(n_threads, torch.index_select, X, 0, places, out=target)
     else:
-        out[:] = values[indices]
+        call_on(n_threads, lambda: target.copy_(X.index_select(0, places)))
 
 
 class ReadAhead(Generic[Item]):
@@ -419,6 +423,7 @@ _END = object()
 
 def _read(orders: SimpleQueue[_Reading | None], gone: object) -> None:
     """Make what is ordered, until nothing more will be. The reference lasts as long."""
+    set_own_threads(1)  # unless a call asks for more
     while (reading := orders.get()) is not None:
         reading()
         del reading  # which is known by what it has made

@@ -243,7 +243,7 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
         """Activated outputs of shape (n_rows, n_outputs), as a tensor on the device if X is validated as a tensor."""
         if not hasattr(self, "coefs_"):  # the check takes as long as a product
             check_is_fitted(self, "coefs_")
-        X = inputs.validate_prediction(self, X)
+        X = inputs.validate_prediction(self, X, None if self.device_.type == "cpu" else self._place_on_gpu)
         outputs = self._predict_outputs(X)
         return outputs if isinstance(X, torch.Tensor) else outputs.cpu().numpy()
 

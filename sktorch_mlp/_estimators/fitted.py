@@ -14,13 +14,16 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sktorch_mlp._data.device import available_or_cpu, training_dtype
+from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._interop.compat import callback_attributes
 from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.modules import NORM_NAMES, sequential
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
 from sktorch_mlp._nn.tensors import PRECISIONS, ROW_DTYPES, as_tensor, has_strides_of_tensors, numpy_dtype
+from sktorch_mlp._nn.threads import threads_for_large_calls
 from sktorch_mlp._training.progress import Progress
 from sktorch_mlp._training.state import FitState
+from sktorch_mlp._training.threads import available_threads
 
 from .compat import BaseEstimator
 from .parameters import MLPParameters, dropout_rates, fitted_activations
@@ -31,6 +34,12 @@ from .saving import SavableEstimator
 Made = TypeVar("Made")
 #: Weights (n_out, n_in), biases and tensors of the normalizations, layer by layer.
 LayerTensors = tuple[list[torch.Tensor], list[torch.Tensor], list[list[torch.Tensor]]]
+
+#: Numbers of X that are better looked at on the GPU where it is predicted.
+_MUCH = 2**20
+
+#: Numbers in arrays up to which a copy of them on a device is kept: to compare more takes as long as to copy them.
+_MOST_COMPARED = 2**20
 
 #: Fitted attributes that are lists of the progress, and their names there.
 CURVES = {
@@ -50,6 +59,7 @@ class WeightArrays:
         self._network: StackedMLP | None = None
         self._shared: list[object] = []
         self._cached: dict[str, tuple[list[object], Any]] = {}
+        self._copied: dict[np.dtype, tuple[list[object], list[np.ndarray], Any]] = {}
 
     def publish(self, network: StackedMLP) -> tuple[list[np.ndarray], list[np.ndarray], list[dict[str, np.ndarray]]]:
         """Make `coefs_`, `intercepts_` and `normalizations_`; on the CPU they share the memory of the network."""
@@ -79,6 +89,16 @@ class WeightArrays:
             arrays = [part for part in parts if isinstance(part, np.ndarray)]
             if all(array.dtype == dtype and has_strides_of_tensors(array) for array in arrays):
                 self._cached[name] = parts, made
+        return made
+
+    def copied(self, parts: list[Any], dtype: np.dtype, make: Callable[[], Made]) -> Made:
+        """Object of this dtype made from copies of arrays and from others, kept while these are the same and have the same values."""
+        arrays = [part for part in parts if isinstance(part, np.ndarray)]
+        known_parts, values, made = self._copied.get(dtype, ([], [], None))
+        if made is None or not _are_same_objects(known_parts, parts) or not all(map(np.array_equal, arrays, values)):
+            made = make()
+            if sum(array.size for array in arrays) <= _MOST_COMPARED:
+                self._copied[dtype] = parts, [array.copy(order="K") for array in arrays], made
         return made
 
     def __reduce__(self) -> tuple[type[WeightArrays], tuple[()]]:
@@ -248,6 +268,13 @@ class FittedMLP(MLPParameters, SavableEstimator):
             return np.dtype(np.float32 if np.result_type(numpy_dtype(X), dtype) == np.float32 else np.float64)
         return self._precision()
 
+    def _place_on_gpu(self, X: np.ndarray) -> np.ndarray | Rows:
+        """Much of X on the GPU, which sees at once whether it is finite; less of it as it is."""
+        if X.size < _MUCH:
+            return X
+        with threads_for_large_calls(available_threads()):
+            return Rows.from_array(X, self.device_, self._precision())
+
     def _predict_outputs(self, X: Any) -> torch.Tensor:
         """Activated outputs for validated X, of shape (n_rows, n_outputs)."""
         dtype = self._prediction_dtype(X)
@@ -259,7 +286,9 @@ class FittedMLP(MLPParameters, SavableEstimator):
             activations = fitted_activations(self, len(coefs) - 1)
             return Predictor(coefs, intercepts, activations, self.out_activation_, norms)
 
-        if self.device_.type == "cpu" and dtype == self.coefs_[0].dtype:  # views of the arrays
+        if self.device_.type != "cpu":
+            predictor = self._weight_arrays.copied(self._all_arrays(self.activation, self.device_), dtype, make)
+        elif dtype == self.coefs_[0].dtype:  # views of the arrays
             predictor = self._weight_arrays.cached("predictor", self._all_arrays(self.activation), dtype, make)
         else:
             predictor = make()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -22,6 +22,8 @@ from sktorch_mlp._data.samples import Samples, TrainingData
 from sktorch_mlp._nn.matmul import ONE_BLAS_THREAD_FOR_VECTORS
 from sktorch_mlp._nn.network import NetworkSpec
 from sktorch_mlp._nn.tensors import PRECISIONS, ROW_DTYPES, as_tensor
+from sktorch_mlp._nn.threads import threads_for_large_calls
+from sktorch_mlp._training.threads import available_threads
 
 from .array_api import to_array_or_tensor, to_host
 from .compat import BaseEstimator, check_sample_weight, check_y, safe_indexing
@@ -250,14 +252,18 @@ def validation_named_in_errors() -> Iterator[None]:
         raise class_(f"X_val, y_val or sample_weight_val: {error}") from error
 
 
-def validate_prediction(estimator: BaseEstimator, X: Any) -> Any:
-    """Validate the input of a prediction."""
+def validate_prediction(
+    estimator: BaseEstimator, X: Any, place: Callable[[np.ndarray], np.ndarray | Rows] | None = None
+) -> Any:
+    """Validate the input of a prediction; `place` may bring it to where it is found to be finite, and predicted."""
     X = memory_map(X)
     if is_disk_array(X):
         return _validate_disk_array(estimator, X, reset=False)
     values = to_array_or_tensor(X)
-    if _is_valid(estimator, values):
-        return values
+    if _has_valid_form(estimator, values):
+        placed = values if place is None else place(values)
+        if _is_finite(placed):
+            return placed
     with _columns_named_in_errors(X):
         values = validate_data(estimator, values, accept_sparse=["csr", "csc"], reset=False)
         if isinstance(values, torch.Tensor) or values.dtype.kind in "fiub":
@@ -267,8 +273,8 @@ def validate_prediction(estimator: BaseEstimator, X: Any) -> Any:
         return values.astype(np.float64)  # some frames remain objects
 
 
-def _is_valid(estimator: BaseEstimator, X: Any) -> bool:
-    """Whether `validate_data`, which takes most of the time of a prediction of one row, would return X as it is."""
+def _has_valid_form(estimator: BaseEstimator, X: Any) -> bool:
+    """Whether `validate_data`, which takes most of the time of a prediction of one row, would return a finite X as it is."""
     return (
         type(X) is np.ndarray
         and X.dtype in PRECISIONS
@@ -276,12 +282,14 @@ def _is_valid(estimator: BaseEstimator, X: Any) -> bool:
         and len(X) > 0
         and X.shape[1] == getattr(estimator, "n_features_in_", None)
         and not hasattr(estimator, "feature_names_in_")
-        and _is_finite(X)
     )
 
 
-def _is_finite(X: np.ndarray) -> bool:
+def _is_finite(X: np.ndarray | Rows) -> bool:
     """Whether X is finite; false also where a sum overflows."""
+    if isinstance(X, Rows):
+        assert isinstance(X.X, torch.Tensor)
+        return math.isfinite(X.X.sum())
     if X.size <= ONE_BLAS_THREAD_FOR_VECTORS:
         return math.isfinite(np.vdot(X, X))  # which does not warn of overflow
     return math.isfinite(as_tensor(X).sum())
@@ -291,8 +299,10 @@ def make_samples(inputs: Inputs, targets: Targets, spec: NetworkSpec) -> Samples
     """Place validated input on the device of a network."""
     dtype = np.dtype(np.float32 if spec.dtype == torch.float32 else np.float64)
     weights = targets.row_weights(inputs.y, inputs.sample_weight)
+    with threads_for_large_calls(available_threads() if spec.device.type == "cuda" else 1):
+        rows = Rows.from_array(inputs.X, spec.device, dtype, bfloat16=spec.bfloat16)
     return Samples(
-        rows=Rows.from_array(inputs.X, spec.device, dtype, bfloat16=spec.bfloat16),
+        rows=rows,
         targets=as_tensor(targets.encode(inputs.y, dtype), spec.device),
         weights=None if weights is None else as_tensor(_cast_weights(weights, dtype, spec.device), spec.device),
         indices=[np.arange(inputs.X.shape[0])],

@@ -16,6 +16,9 @@ from . import compat
 #: The name of an activation, or any elementwise function of a tensor.
 ActivationLike = str | Callable[[Tensor], Tensor]
 
+#: Outputs from which the kernel of a GPU for the first axis takes longer than that for the last and two copies.
+_MANY_OUTPUTS = 32
+
 
 class Activation(NamedTuple):
     """An elementwise activation.
@@ -185,3 +188,13 @@ def _check_elementwise(function: Callable[[Tensor], Tensor]) -> None:
     )
     if not is_elementwise:
         raise ValueError(f"The activation {function} is not elementwise: it must treat each unit of a tensor alike.")
+
+
+def softmax_(logits: Tensor) -> Tensor:
+    """Turn unit-major logits into probabilities, in place."""
+    by_row = logits.mT
+    if logits.device.type == "cpu" or not (by_row.is_contiguous() or logits.shape[-2] >= _MANY_OUTPUTS):
+        return torch.softmax(logits, -2, out=logits)
+    if by_row.is_contiguous():
+        return torch.softmax(by_row, -1, out=by_row).mT
+    return logits.copy_(torch.softmax(by_row, -1).mT)

@@ -16,14 +16,14 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
-from .activations import function_key
+from .activations import function_key, softmax_
 from .tensors import most_precise_dtype
 
 #: Output activations by scikit-learn's names; each works in place on unit-major logits.
 OUTPUT_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda logits: logits,
     "logistic": torch.sigmoid_,
-    "softmax": lambda logits: torch.softmax(logits, -2, out=logits),
+    "softmax": softmax_,
     "exp": torch.exp_,
 }
 

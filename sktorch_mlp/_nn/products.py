@@ -51,6 +51,15 @@ class Product(NamedTuple):
             return partial(torch.bmm if is_stack else torch.mm, self.a, self.b, out=self.out)
         return partial(torch.baddbmm if is_stack else torch.addmm, self.summand, self.a, self.b, out=self.out)
 
+    def bind_transposed(self) -> Callable[[], Any]:
+        """Return a call that computes the product of the transposed matrices, and copies it."""
+        transposed = self.transposed()
+        result, summand = self.out.new_empty(transposed.out.shape), transposed.summand
+        if summand is not None:
+            summand = summand.squeeze(0)  # a row, which is added by the same kernel
+        compute, out = transposed._replace(out=result, summand=summand).bind(), self.out
+        return lambda: (compute(), out.copy_(result.mT))
+
     def transposed(self) -> Product:
         """The same of the transposed matrices."""
         return Product(self.b.mT, self.a.mT, self.out.mT, None if self.summand is None else self.summand.mT)

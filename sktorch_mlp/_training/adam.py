@@ -19,6 +19,10 @@ from .schedules import Schedule
 #: Multiply-adds of a product that take as long as the update of one parameter.
 _OPERATIONS_PER_PARAMETER = 64
 
+#: On a GPU the kernel has one block of threads for 65,536 parameters, or for a tensor of fewer; up to 36 tensors are one
+#: launch. So parameters go there in parts, 32 at most, up to as many as would have 32 blocks anyway.
+_GPU_PARTS, _LEAST_PART, _MOST_IN_PARTS = 32, 512, 2**21
+
 
 class AdamScalars(NamedTuple):
     """Numbers of a step of Adam, one for each network.
@@ -195,12 +199,12 @@ class _FusedAdamUpdate:
         self._groups: list[tuple[int, Tensor, Callable[..., None]]] = []
         for rows in _equal_neighbors(optimizer):
             first = rows.start
-            tensor_lists = [[tensor[rows]] for tensor in (params, *others)]
+            tensor_lists = [_parts(tensor[rows]) for tensor in (params, *others)]
             call = partial(
                 kernel,
                 *tensor_lists,
                 [],
-                [n_steps],
+                [n_steps] * len(tensor_lists[0]),
                 beta1=optimizer.beta_1[first],
                 beta2=optimizer.beta_2[first],
                 weight_decay=0.0,
@@ -224,6 +228,15 @@ class _FusedAdamUpdate:
             if shrink is not None:
                 coefs.mul_(shrink[first])
             call(lr=rate[first], eps=epsilon[first])
+
+
+def _parts(values: Tensor) -> list[Tensor]:
+    """Tensors for the kernel that together are the values of one tensor."""
+    n = values.numel()
+    if values.device.type == "cpu" or n > _MOST_IN_PARTS:
+        return [values]
+    size = max(_LEAST_PART, -(-n // _GPU_PARTS))
+    return [*values.view(-1).split(size + -size % 4)]  # the kernel reads four at a time
 
 
 def _equal_neighbors(optimizer: Adam) -> list[slice]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -13,6 +13,12 @@ from torch import Tensor
 from . import compat
 
 _capture_lock = threading.Lock()  # one capture at a time in a process
+
+
+@cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """Stream on which all graphs of a device are recorded. Each stream that multiplies matrices keeps 32 MiB for good."""
+    return torch.cuda.Stream(device)
 
 
 class CudaGraph:
@@ -41,10 +47,13 @@ class CudaGraph:
             self._graph = torch.cuda.CUDAGraph()
             for generator in generators:
                 compat.register_generator(self._graph, generator)
-            stream = torch.cuda.Stream(device)
-            # Other threads may use the GPU meanwhile.
-            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
-                self.result = function()
+            # `torch.cuda.graph` would first wait for the GPU and give memory back to it, which the next call then asks for anew.
+            with torch.cuda.stream(_capture_stream(device)):
+                self._graph.capture_begin(capture_error_mode="thread_local")  # other threads may use the GPU meanwhile
+                try:
+                    self.result = function()
+                finally:
+                    self._graph.capture_end()
 
     def replay(self) -> None:
         """Run the kernels, on the values that their inputs have now."""
@@ -53,14 +62,14 @@ class CudaGraph:
 
 
 class CapturedFunction:
-    """A function of buffers that stay in place, replayed as a CUDA graph from its third call on.
+    """A function of buffers that stay in place, replayed as a CUDA graph.
 
-    The first call runs the function as it is, for the libraries below to make their
-    workspaces. The second one records its kernels, which from then on are replayed: Python
-    takes no part any more, and arguments are not looked at again.
+    The first call with a number runs the function as it is, for the libraries below to make their
+    workspaces, and as a graph that is replayed once would take longer. The second one records its kernels,
+    which from then on are replayed: Python takes no part any more, and arguments are not looked at again.
 
     The function is given at each call and not kept. It may be a method of who keeps this: both would hold each other,
-    and the memory of the graph would be free only when Python collects garbage.
+    and the memory of the graphs would be free only when Python collects garbage.
 
     Parameters
     ----------
@@ -71,15 +80,15 @@ class CapturedFunction:
 
     def __init__(self, device: torch.device, generators: Sequence[torch.Generator] = ()) -> None:
         self._device, self._generators = device, generators
-        self._is_warm = False
-        self._graph: CudaGraph | None = None
+        self._graphs: dict[int, CudaGraph | None] = {}
 
-    def __call__(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
-        """Result of the function, always the same one, which returns a tensor."""
-        if not self._is_warm:
-            self._is_warm = True
-            return function(*args)
-        if self._graph is None:
-            self._graph = CudaGraph(partial(function, *args), self._device, self._generators)
-        self._graph.replay()
-        return self._graph.result.clone()  # the next replay overwrites it
+    def __call__(self, function: Callable[..., Tensor], number: int, *args: Any) -> Tensor:
+        """Result of ``function(number, *args)``, a tensor. The function is always the same one."""
+        if number not in self._graphs:
+            self._graphs[number] = None
+            return function(number, *args)
+        graph = self._graphs[number]
+        if graph is None:
+            graph = self._graphs[number] = CudaGraph(partial(function, number, *args), self._device, self._generators)
+        graph.replay()
+        return graph.result.clone()  # the next replay overwrites it

@@ -52,7 +52,7 @@ def train(fits: Sequence[Fit], check: Callable[[], None] = lambda: None, *, segm
             check()
             stack.begin_epoch()
             n_until_stop = stack.epochs_until_stop()
-            n_epochs = min(n_until_stop, trainer.most_epochs)
+            n_epochs = trainer.epochs_at_once(n_until_stop)
             losses = trainer.run_epochs(n_epochs, is_followed=n_until_stop > n_epochs)
             stack.end_epochs(losses, validator)
             if stack.remove_stopped():

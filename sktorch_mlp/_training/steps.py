@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -140,8 +139,9 @@ class _SegmentSteps:
             self._penalty.update_weights()
         n_steps = n_epochs * len(self._segment.sizes)
         steps = [_no_step] * n_steps if self._optimizer is None else self._optimizer.steps(n_steps)
-        run = partial(self._run_steps, n_epochs)
-        return run(steps) if self._captured is None else self._captured(run, steps)
+        if self._captured is None:
+            return self._run_steps(n_epochs, steps)
+        return self._captured(self._run_steps, n_epochs, steps)
 
     def _run_steps(self, n_epochs: int, steps: Iterable[Step]) -> Tensor:
         has_penalty, add_penalty = not self._penalty.is_zero, self._penalty.add_gradient
@@ -188,10 +188,6 @@ class Trainer:
     hooks : BatchHooks, default=None
         Called around each step.
 
-    Attributes
-    ----------
-    most_epochs : int
-        Epochs that can be trained at once.
     """
 
     def __init__(
@@ -205,11 +201,15 @@ class Trainer:
     ) -> None:
         if optimizer is not None:
             optimizer.bind(network, sum(len(segment.sizes) for segment in minibatches.segments))
-        self._minibatches, self.most_epochs = minibatches, minibatches.most_epochs
+        self._minibatches = minibatches
         self._segment_steps = {
             segment: _SegmentSteps(network, loss, segment, options, optimizer, hooks)
             for segment in dict.fromkeys(minibatches.segments)
         }
+
+    def epochs_at_once(self, most: int) -> int:
+        """How many of the next epochs can be trained at once, at most `most`."""
+        return self._minibatches.epochs_at_once(most)
 
     def run_epochs(self, n_epochs: int = 1, *, is_followed: bool = False) -> list[list[float]]:
         """Train some epochs.
@@ -217,7 +217,7 @@ class Trainer:
         Parameters
         ----------
         n_epochs : int, default=1
-            At most `most_epochs`.
+            As `epochs_at_once` gives it.
         is_followed : bool, default=False
             Whether another epoch will follow, for which to prepare while the device is at work.
 

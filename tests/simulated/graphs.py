@@ -65,7 +65,7 @@ class Graph:
         """Whether random numbers of this stream can be recorded."""
         return _registers_generators() or any(generator is own for own in self._generators)
 
-    def capture_begin(self):
+    def capture_begin(self, pool=None, capture_error_mode="global"):
         """Record the kernels of this thread, on its current device."""
         refuse_while_recording("capture_begin")
         self._device = torch.device("cuda", thread.current)

@@ -158,6 +158,15 @@ def is_watching(device):
     return _watch.is_on and device.type == "cuda"
 
 
+def _storages(tensors):
+    """Memory of tensors, of those in CSR form that of their three parts."""
+    for tensor in tensors:
+        if tensor.layout == torch.sparse_csr:
+            yield from _storages([tensor.crow_indices(), tensor.col_indices(), tensor.values()])
+        else:
+            yield tensor.untyped_storage()
+
+
 def note_use(device, name, reads, writes):
     """Note that a kernel of the current stream reads and writes tensors, while `is_watching`.
 
@@ -170,8 +179,7 @@ def note_use(device, name, reads, writes):
     stream.clock |= _watch.host
     stream.clock[stream] += 1
     for tensors, is_written in ((reads, False), (writes, True)):
-        for tensor in filter(is_tensor, leaves(tensors)):
-            storage = tensor.untyped_storage()
+        for storage in _storages(filter(is_tensor, leaves(tensors))):
             use = _watch.uses.get(storage.data_ptr())
             if use is None or not use.is_of(storage):
                 use = _watch.uses[storage.data_ptr()] = _Use(storage)

@@ -90,21 +90,21 @@ def test_what_a_graph_cannot_record_is_not_captured(params, devices):
 
 
 def test_a_function_is_run_recorded_and_replayed(devices):
-    """Arguments are those of the recording; results are copies."""
+    """Arguments are those of the recording, one for each number; results are copies."""
     buffer, calls = torch.zeros(2, device=CUDA), []
 
-    def function(argument):
-        calls.append(argument)
-        return buffer + 1
+    def function(number, argument):
+        calls.append((number, argument))
+        return buffer + number
 
     captured = CapturedFunction(buffer.device)
-    results = []
-    for n in range(5):
+    numbers, results = [3, 3, 3, 5, 5, 3, 5], []
+    for n, number in enumerate(numbers):
         buffer.fill_(n)
-        results.append(captured(function, n))
-        assert devices.n_recorded == (0 if n == 0 else 1)
-    assert calls == [0, 1]
-    assert [result.tolist() for result in results] == [[n + 1.0] * 2 for n in range(5)]
+        results.append(captured(function, number, n))
+    assert calls == [(3, 0), (3, 1), (5, 3), (5, 4)]
+    assert devices.n_recorded == 2
+    assert [result.tolist() for result in results] == [[float(n + number)] * 2 for n, number in enumerate(numbers)]
 
 
 @pytest.mark.parametrize("version", ["2.13.0+cpu", "2.14.0"])
