@@ -7,7 +7,7 @@ import torch
 from sktorch_mlp import MLPTorchClassifier
 from sktorch_mlp._data import transfer
 from sktorch_mlp._data.rows import Rows
-from sktorch_mlp._estimators import fitted
+from sktorch_mlp._estimators import inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -27,7 +27,7 @@ def test_large_rows_travel_in_pieces(stored, layout, devices, monkeypatch):
 
 
 def test_a_gpu_says_whether_large_rows_are_finite(devices, monkeypatch):
-    monkeypatch.setattr(fitted, "_MUCH", 100)
+    monkeypatch.setattr(inputs, "MUCH", 100)
     monkeypatch.setitem(Rows.from_array.__func__.__kwdefaults__, "copy_bytes", 100)
     model = MLPTorchClassifier((7, 5), max_iter=3, random_state=0, device="cuda").fit(X, Y)
     expected = model.predict_proba(X[:10])
@@ -37,5 +37,7 @@ def test_a_gpu_says_whether_large_rows_are_finite(devices, monkeypatch):
     huge = np.where(X[0, 0] == X, 1e300, X)  # finite, but not in float32
     np.testing.assert_allclose(model.predict_proba(huge)[1:10], expected[1:], rtol=1e-6)
     for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="Input X contains"):
+            model.fit(np.where(X[0, 0] == X, value, X), Y)
         with pytest.raises(ValueError, match="Input X contains"):
             model.predict(np.where(X[0, 0] == X, value, X))

@@ -25,7 +25,7 @@ from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.observers import ObserverList
 from sktorch_mlp._training.progress import DivergenceError, Progress
 from sktorch_mlp._training.state import FitState
-from sktorch_mlp._training.threads import on_one_thread
+from sktorch_mlp._training.threads import available_threads, on_one_thread
 
 from . import fitting, inputs
 from .array_api import ArrayApiMixin, InputNamespace
@@ -86,7 +86,8 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
             if is_in_chunks:
                 training = Chunks(self, given.X, dtype, reset=not resumes).as_inputs()
             else:
-                training = inputs.validate_training(self, given, dtype, reset=not resumes)
+                n_threads = available_threads() if device.type == "cuda" else 1
+                training = inputs.validate_training(self, given, dtype, reset=not resumes, n_threads=n_threads)
             check_streamable(self, given, training.X, validation)
             dtype = dtype or precision_of(training.X)
             targets = self._make_targets(training.y, incremental=incremental)

@@ -25,6 +25,7 @@ from sktorch_mlp._training.progress import Progress
 from sktorch_mlp._training.state import FitState
 from sktorch_mlp._training.threads import available_threads
 
+from . import inputs
 from .compat import BaseEstimator
 from .parameters import MLPParameters, dropout_rates, fitted_activations
 from .plain import Converter, of_class
@@ -34,9 +35,6 @@ from .saving import SavableEstimator
 Made = TypeVar("Made")
 #: Weights (n_out, n_in), biases and tensors of the normalizations, layer by layer.
 LayerTensors = tuple[list[torch.Tensor], list[torch.Tensor], list[list[torch.Tensor]]]
-
-#: Numbers of X that are better looked at on the GPU where it is predicted.
-_MUCH = 2**20
 
 #: Numbers in arrays up to which a copy of them on a device is kept: to compare more takes as long as to copy them.
 _MOST_COMPARED = 2**20
@@ -270,7 +268,7 @@ class FittedMLP(MLPParameters, SavableEstimator):
 
     def _place_on_gpu(self, X: np.ndarray) -> np.ndarray | Rows:
         """Much of X on the GPU, which sees at once whether it is finite; less of it as it is."""
-        if X.size < _MUCH:
+        if X.size < inputs.MUCH:
             return X
         with threads_for_large_calls(available_threads()):
             return Rows.from_array(X, self.device_, self._precision())
