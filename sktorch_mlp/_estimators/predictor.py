@@ -162,6 +162,7 @@ class Predictor:
         outputs = self._activate_outputs_(units).mT
         if not self._is_cpu:  # they have memory of their own
             return outputs.contiguous()
-        if len(self._scratch) < _N_SCRATCHES:
+        outputs = outputs.clone(memory_format=torch.contiguous_format)
+        if len(self._scratch) < _N_SCRATCHES:  # only now: another thread may take it
             self._scratch.append(scratch)
-        return outputs.clone(memory_format=torch.contiguous_format)
+        return outputs
