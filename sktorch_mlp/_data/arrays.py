@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from sktorch_mlp._nn.concurrent import call_at_once
 from sktorch_mlp._nn.tensors import ROW_DTYPES
 
 from .stored import StoredChunks, as_slice, is_one_chunk, stored_chunks
@@ -88,8 +89,10 @@ class DiskArray:
         """Read some rows. So it is an array on disk itself, which scorers predict."""
         return self.read(rows, self.dtype)
 
-    def read(self, rows: slice | np.ndarray, dtype: np.dtype) -> np.ndarray:
+    def read(self, rows: slice | np.ndarray, dtype: np.dtype, n_threads: int = 1) -> np.ndarray:
         """Read some rows, by a slice or by their indices, in a dtype that may be of a lower precision.
+
+        What has to be decompressed is so by up to `n_threads` threads.
 
         Raises
         ------
@@ -103,11 +106,11 @@ class DiskArray:
             _check_finite(values, indices)
         else:
             values = np.empty((len(indices), self.shape[1]), dtype)
-            self.read_into(values, indices)
+            self.read_into(values, indices, n_threads)
         return values
 
-    def read_into(self, out: np.ndarray, rows: np.ndarray) -> None:
-        """Read the rows of some indices into an array, which may be of a lower precision.
+    def read_into(self, out: np.ndarray, rows: np.ndarray, n_threads: int = 1) -> None:
+        """Read the rows of some indices into an array, which may be of a lower precision; see `read`.
 
         Raises
         ------
@@ -119,14 +122,24 @@ class DiskArray:
         order = np.argsort(rows)
         ascending = rows[order]
         starts = self._begin_pieces(ascending)
-        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
-            to, piece = as_slice(order[start:stop]), ascending[start:stop]
-            if isinstance(to, slice):
-                self._read_piece(out[to], piece)
-            else:
-                values = np.empty((len(piece), self.shape[1]), out.dtype)
-                self._read_piece(values, piece)
-                out[to] = values
+        pieces = list(zip(starts, [*starts[1:], len(rows)], strict=True))
+
+        def read(own_pieces: Sequence[tuple[int, int]]) -> None:
+            for start, stop in own_pieces:
+                to, piece = as_slice(order[start:stop]), ascending[start:stop]
+                if isinstance(to, slice):
+                    self._read_piece(out[to], piece)
+                else:
+                    values = np.empty((len(piece), self.shape[1]), out.dtype)
+                    self._read_piece(values, piece)
+                    out[to] = values
+
+        if self._stored is None or not self._stored.is_compressed or n_threads == 1:
+            read(pieces)
+        else:
+            n_each = -(-len(pieces) // n_threads)
+            parts = [pieces[first : first + n_each] for first in range(0, len(pieces), n_each)]
+            call_at_once([partial(read, part) for part in parts])
 
     def _begin_pieces(self, ascending: np.ndarray) -> list[int]:
         """Where pieces begin that are read at once: larger memory would have to be found anew each time.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sktorch_mlp._nn.inputs import Batch, DenseBatch, SparseBatch, SparseRows
 from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype, precision_of, squeeze_stack, torch_dtype
+from sktorch_mlp._nn.threads import most_threads
 
 from .arrays import ChunkedRows, DiskArray
 from .device import free_memory
@@ -103,8 +104,7 @@ class Rows:
             elsewhere = cls(X, device, precision, bfloat16, copy_bytes)
             if not elsewhere._can_be_held:
                 return elsewhere
-            X = elsewhere[np.arange(len(elsewhere))].X  # piece by piece
-            assert isinstance(X, Tensor)
+            X = elsewhere._read(np.arange(len(elsewhere)), most_threads(math.prod(X.shape)))  # piece by piece
         if sp.issparse(X):
             rows = sp.csr_array(X)
             if not rows.has_canonical_format:
@@ -286,11 +286,16 @@ class Rows:
         """Some rows: a view for a slice of dense rows in memory, else a copy."""
         assert not isinstance(self.X, ChunkedRows)  # which have no order
         if isinstance(self.X, DiskArray):
-            dtype = numpy_dtype(torch.empty(0, dtype=self.host_dtype, device="cpu"))
-            return replace(self, X=as_tensor(self.X.read(rows, dtype)))
+            return replace(self, X=self._read(rows))
         if isinstance(self.X, Tensor) and isinstance(rows, np.ndarray):
             return replace(self, X=self.X[as_tensor(rows, self.X.device)])
         return replace(self, X=self.X[rows])
+
+    def _read(self, rows: slice | np.ndarray, n_threads: int = 1) -> Tensor:
+        """Read some rows from disk."""
+        assert isinstance(self.X, DiskArray)
+        dtype = numpy_dtype(torch.empty(0, dtype=self.host_dtype, device="cpu"))
+        return as_tensor(self.X.read(rows, dtype, n_threads))
 
 
 class _Gather:

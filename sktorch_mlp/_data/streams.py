@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sktorch_mlp._nn.concurrent import start_thread
 from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype
 from sktorch_mlp._nn.threads import call_on, most_threads, readers, set_own_threads
 
@@ -245,8 +246,10 @@ class StreamedBatches(MiniBatches):
 
     def _begin_to_read(self, orders: Sequence[np.ndarray]) -> ReadAhead[Callable[[], None]]:
         X, on_host, on_device = self._samples.rows.X, self._split(orders, "cpu"), self._split(orders)
-        n_numbers = self._lengths[0] * self._samples.rows.X.shape[1]
-        n_threads = min(transfer.MOST_THREADS, most_threads(n_numbers))
+        n_threads = most_threads(self._lengths[0] * self._samples.rows.X.shape[1])
+        if self._samples.rows.device.type == "cpu":  # one trains
+            n_threads -= 1
+        n_threads = max(1, min(transfer.MOST_THREADS, n_threads))
         return ReadAhead(_read_rows(X, self.segments, [rows for rows, _ in on_host], [*on_device], n_threads))
 
     def _read_chunks(self, X: ChunkedRows) -> Iterator[Callable[[], None]]:
@@ -330,9 +333,9 @@ def _read_rows(
 
 
 def _read_block(X: object, indices: np.ndarray, out: np.ndarray, n_threads: int) -> None:
-    """Read rows of X, of ascending indices, into an array; those of the host on so many threads."""
+    """Read rows of X, of ascending indices, into an array, on so many threads."""
     if isinstance(X, DiskArray):
-        X.read_into(out, indices)
+        X.read_into(out, indices, n_threads)
         return
     assert isinstance(X, Tensor)
     places, target = torch.from_numpy(indices), torch.from_numpy(out)
@@ -362,7 +365,7 @@ class ReadAhead(Generic[Item]):
             target=_read, args=(self._orders, gone), name="read-ahead", daemon=True
         )
         try:
-            self._thread.start()
+            start_thread(self._thread)
         except RuntimeError:  # no thread can be started, since the main thread has ended for example
             self._thread = None
         weakref.finalize(self, stop)  # at the end of the program

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sktorch_mlp._data.rows import Rows
+from sktorch_mlp._nn.concurrent import start_thread
 from sktorch_mlp._nn.matmul import quiet_numpy
 from sktorch_mlp._nn.threads import ThreadChoice, threads_for_large_calls
 from sktorch_mlp._training.threads import available_threads, on_one_thread
@@ -78,7 +79,7 @@ class _Helpers:
         while len(self._threads) < n_helpers:
             thread = threading.Thread(target=_help, args=(self._orders,), name="prediction", daemon=True)
             try:
-                thread.start()
+                start_thread(thread)
             except RuntimeError:  # no thread can be started, so the caller goes on with those that there are
                 break
             self._threads.append(thread)

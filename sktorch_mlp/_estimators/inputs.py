@@ -319,7 +319,7 @@ def make_samples(inputs: Inputs, targets: Targets, spec: NetworkSpec) -> Samples
     """Place validated input on the device of a network."""
     dtype = np.dtype(np.float32 if spec.dtype == torch.float32 else np.float64)
     weights = targets.row_weights(inputs.y, inputs.sample_weight)
-    with threads_for_large_calls(available_threads() if spec.device.type == "cuda" else 1):
+    with threads_for_large_calls(available_threads()):
         rows = Rows.from_array(inputs.X, spec.device, dtype, bfloat16=spec.bfloat16)
     return Samples(
         rows=rows,

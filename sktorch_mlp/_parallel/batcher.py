@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from sktorch_mlp._nn.concurrent import start_thread
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.loop import train
 from sktorch_mlp._training.stacks import fits_trained_by, split_into_stacks
 from sktorch_mlp._training.threads import available_threads, on_one_blas_thread, on_one_thread, threads_have_ended
 
-from .task_threads import Callback, TaskThreads, start_thread
+from .task_threads import Callback, TaskThreads
 
 #: Bytes of data that pending fits may hold before they are trained without waiting for more.
 _MAX_PENDING_BYTES = 2**30

@@ -7,7 +7,6 @@ handed over by a queue that is written in C, before which nobody else knows thei
 
 from __future__ import annotations
 
-import _thread
 import atexit
 import threading
 import weakref
@@ -15,6 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any
+
+from sktorch_mlp._nn.concurrent import start_thread
 
 #: Seconds that the end of the program waits for a thread, at most.
 _UNTIL_ENDED = 5.0
@@ -81,30 +82,6 @@ class TaskThreads:
         for thread in self._threads:
             thread.join(timeout)
         _all_open.discard(self)
-
-
-def start_thread(thread: threading.Thread) -> None:
-    """Start a thread in another one, in which there is no Ctrl-C: `Thread.start` waits by a condition.
-
-    Raises
-    ------
-    RuntimeError
-        If no thread can be had.
-    """
-    outcome = SimpleQueue[RuntimeError | None]()
-
-    def start() -> None:
-        try:
-            thread.start()
-        except RuntimeError as error:
-            outcome.put(error)
-        else:
-            outcome.put(None)
-
-    _thread.start_new_thread(start, ())
-    error = outcome.get()
-    if error is not None:
-        raise error
 
 
 def _run_tasks(tasks: _Tasks) -> None:

@@ -1,6 +1,7 @@
 """Arrays on disk whose numbers stand there as in memory or compressed by Zarr, and those that only their libraries can read."""
 
 import os
+import threading
 import weakref
 
 import h5py
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
+from sktorch_mlp._data import arrays
 from sktorch_mlp._data.arrays import DiskArray, memory_map
 from sktorch_mlp._data.stored import StoredChunks, stored_chunks
 
@@ -88,6 +90,28 @@ def test_compressed_zarr_is_decompressed_without_it(tmp_path, compressor, chunks
     assert memory_map(array) is array
     _assert_reads(array, values)
     assert DiskArray(array).times_read(50, 10) > 1 == DiskArray(_zarr(tmp_path / "plain", values)).times_read(50, 10)
+
+
+@pytest.mark.parametrize("order", [np.arange(VALUES.shape[0]), np.arange(VALUES.shape[0])[::-3]])
+def test_threads_decompress_parts(tmp_path, order, monkeypatch):
+    """Which stand where one thread puts them; an error is that of any part."""
+    monkeypatch.setattr(arrays, "_PIECE_BYTES", 1)
+    threads, decode = set(), numcodecs.Zstd.decode
+
+    def noted(self, stored):
+        threads.add(threading.current_thread())
+        return decode(self, stored)
+
+    monkeypatch.setattr(numcodecs.Zstd, "decode", noted)
+    file = zarr.create_array(tmp_path / "X.zarr", data=VALUES, chunks=CHUNKS)
+    array = DiskArray(file)
+    array[:1]
+    threads.clear()  # those of Zarr, which is asked for some rows first
+    np.testing.assert_array_equal(array.read(order, VALUES.dtype, n_threads=2), VALUES[order])
+    assert len(threads) == 2
+    file[-1] = np.nan
+    with pytest.raises(ValueError, match="contains NaN"):
+        DiskArray(file).read(order, VALUES.dtype, n_threads=2)
 
 
 def test_a_chunk_of_two_blocks_is_decompressed_once(tmp_path, monkeypatch):

@@ -8,8 +8,9 @@ from itertools import count
 
 import pytest
 
+from sktorch_mlp._nn.concurrent import start_thread
 from sktorch_mlp._parallel import task_threads
-from sktorch_mlp._parallel.task_threads import TaskThreads, start_thread
+from sktorch_mlp._parallel.task_threads import TaskThreads
 
 
 def _names():

@@ -1,0 +1,66 @@
+"""Threads of Python, started and waited for so that Ctrl-C leaves them in order."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread in another one, in which there is no Ctrl-C: `Thread.start` waits by a condition.
+
+    Raises
+    ------
+    RuntimeError
+        If no thread can be had.
+    """
+    outcome = SimpleQueue[RuntimeError | None]()
+
+    def start() -> None:
+        try:
+            thread.start()
+        except RuntimeError as error:
+            outcome.put(error)
+        else:
+            outcome.put(None)
+
+    _thread.start_new_thread(start, ())
+    error = outcome.get()
+    if error is not None:
+        raise error
+
+
+def call_at_once(calls: Sequence[Callable[[], object]]) -> None:
+    """Make some calls, the first one in this thread, the others at the same time in threads of their own if these can be had.
+
+    Raises
+    ------
+    BaseException
+        What one of them raises. The others may go on meanwhile.
+    """
+    outcomes = SimpleQueue[BaseException | None]()
+    here = list(calls[:1])
+    for call in calls[1:]:
+        try:
+            start_thread(
+                threading.Thread(target=_note_outcome, args=(call, outcomes), name="part of a call", daemon=True)
+            )
+        except RuntimeError:
+            here.append(call)
+    for call in here:
+        call()
+    for _ in range(len(calls) - len(here)):
+        error = outcomes.get()
+        if error is not None:
+            raise error
+
+
+def _note_outcome(call: Callable[[], object], outcomes: SimpleQueue[BaseException | None]) -> None:
+    try:
+        call()
+    except BaseException as error:
+        outcomes.put(error)
+    else:
+        outcomes.put(None)

@@ -1,0 +1,40 @@
+"""Calls that are made at once."""
+
+import threading
+
+import pytest
+
+from sktorch_mlp._nn import concurrent
+from sktorch_mlp._nn.concurrent import call_at_once
+
+
+def test_calls_are_made_at_once():
+    """All wait for each other, the first one in the thread of the caller."""
+    barrier, threads = threading.Barrier(3), []
+
+    def call():
+        threads.append(threading.current_thread())
+        barrier.wait(20)
+
+    call_at_once([call] * 3)
+    assert threading.current_thread() in threads
+    assert len(set(threads)) == 3
+    call_at_once([])
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_errors_are_those_of_the_calls(place):
+    calls = [lambda: None, lambda: None]
+    calls[place] = lambda: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        call_at_once(calls)
+
+
+def test_calls_are_made_one_by_one_where_no_thread_can_be_had(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(concurrent, "start_thread", refuse)
+    threads = []
+    call_at_once([lambda: threads.append(threading.current_thread())] * 3)
+    assert threads == [threading.current_thread()] * 3
