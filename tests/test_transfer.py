@@ -27,7 +27,7 @@ def test_large_rows_travel_in_pieces(stored, layout, devices, monkeypatch):
 
 
 def test_a_gpu_says_whether_large_rows_are_finite(devices, monkeypatch):
-    monkeypatch.setattr(inputs, "MUCH", 100)
+    monkeypatch.setattr(inputs, "MANY_NUMBERS", 100)
     monkeypatch.setitem(Rows.from_array.__func__.__kwdefaults__, "copy_bytes", 100)
     model = MLPTorchClassifier((7, 5), max_iter=3, random_state=0, device="cuda").fit(X, Y)
     expected = model.predict_proba(X[:10])

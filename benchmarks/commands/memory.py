@@ -1,4 +1,4 @@
-"""Measure the peak memory of fits, each in a process of its own (Linux only)."""
+"""Measure the peak memory of fits and predictions, each in a process of its own (Linux only)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.exceptions import ConvergenceWarning
 
+from benchmarks import ours
+from benchmarks.baselines import sklearn_mlp
 from benchmarks.implementations import CAST, IMPLEMENTATIONS, X_FLOAT32, X_FLOAT64, Implementation, on_device
 from benchmarks.problems import PROBLEMS, Problem
 from benchmarks.report import Summary, markdown, ratio_table, spread
 from benchmarks.runner import Comparison, Measurement, Row, SkippedError, limit_threads, measure_row
-from benchmarks.tolerances import LOSSES
+from benchmarks.tolerances import LOSSES, Agreement
 
 from .fits import checked_fit
 
@@ -46,22 +48,55 @@ class Case:
     comparison : Comparison
     order : str
         "C" or "F", of a dense X.
+    predicts : bool
+        Whether the peak is that of a prediction for X, not of a fit on it.
     """
 
     title: str
     problem: Problem
     comparison: Comparison
     order: str = "C"
+    predicts: bool = False
 
+
+def pixels(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes, four fifths of them zero as in MNIST; each class is bright elsewhere."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(problem.n_classes, size=problem.rows)
+    X = rng.integers(100, size=(problem.rows, problem.features), dtype=np.uint8)
+    X[rng.random(X.shape, np.float32) < 0.8] = 0
+    width = problem.features // problem.n_classes
+    for label in range(problem.n_classes):
+        X[y == label, label * width : (label + 1) * width] += 100
+    return X, y
+
+
+#: Those that are given bytes.
+_OF_BYTES = {
+    i.name: i
+    for i in (
+        Implementation("scikit-learn, X uint8", sklearn_mlp.fit, np.uint8),
+        Implementation("ours, X uint8", ours.fit, np.uint8),
+        Implementation('ours, X uint8, dtype="float32"', partial(ours.fit, dtype="float32"), np.uint8),
+    )
+}
+_BYTES = Comparison("", "scikit-learn, X uint8", "ours, X uint8", Agreement.FLOAT64)
+#: Losses of float32 are not those of float64 to many digits where X is as large as bytes.
+_BYTES_CAST = replace(_BYTES, ours='ours, X uint8, dtype="float32"', agreement=Agreement.NONE)
 
 _TALL = replace(PROBLEMS["binary"], name="tall", rows=200_000, features=200, epochs=1)
 _TALL_SPARSE = replace(PROBLEMS["sparse"], name="tall sparse", rows=200_000, epochs=1)
+_MNIST = replace(PROBLEMS["mnist_shape"], name="MNIST's bytes", make=pixels)
 CASES = [
     Case("float32, C order", _TALL, X_FLOAT32),
     Case("float32, Fortran order", _TALL, X_FLOAT32, "F"),
     Case("float64, C order", _TALL, X_FLOAT64),
     Case('float64, dtype="float32"', _TALL, CAST),
     Case("float64, CSR", _TALL_SPARSE, X_FLOAT64),
+    Case("uint8, as MNIST", _MNIST, _BYTES),
+    Case('uint8, dtype="float32"', _MNIST, _BYTES_CAST),
+    Case("uint8, predictions", _MNIST, _BYTES, predicts=True),
+    Case('uint8, dtype="float32", predictions', _MNIST, _BYTES_CAST, predicts=True),
 ]
 
 
@@ -96,7 +131,7 @@ def _row(case: Case, args: argparse.Namespace, call: Callable[..., Any]) -> Row:
         on_device(case.comparison, args.device), name="ours / scikit-learn", lower_is_better=True, mark="more"
     )
     calls = {
-        name: partial(call, peak_of_fit, IMPLEMENTATIONS[name], case, args.device, args.threads)
+        name: partial(call, peak_of_fit, (IMPLEMENTATIONS | _OF_BYTES)[name], case, args.device, args.threads)
         for name in (column.baseline, column.ours)
     }
     return measure_row(case.title, case.problem.facts(), calls, [column], LOSSES, args, measure=lambda fit: fit())
@@ -105,7 +140,7 @@ def _row(case: Case, args: argparse.Namespace, call: Callable[..., Any]) -> Row:
 def peak_of_fit(
     implementation: Implementation, case: Case, device: str, n_threads: int | None, seed: int
 ) -> Measurement:
-    """Fit in this process, after a short fit that makes what stays.
+    """Fit or predict in this process, after a short fit, or the same prediction, that makes what stays.
 
     Parameters
     ----------
@@ -118,7 +153,7 @@ def peak_of_fit(
     Returns
     -------
     measurement : Measurement
-        X and what the peak added to the memory in use, in sizes of X, and the result of the fit.
+        X and what the peak added to the memory in use, in sizes of X, and the result of the last fit.
     """
     problem, short = case.problem, case.problem.warm_up()
     with limit_threads(n_threads), warnings.catch_warnings():
@@ -127,12 +162,18 @@ def peak_of_fit(
         X = X.astype(implementation.X_dtype, copy=False)
         if case.order == "F":
             X = np.asfortranarray(X)
-        implementation.fit(short, X[: short.rows], y[: short.rows], seed, device)
+        fitted = implementation.fit(short, X[: short.rows], y[: short.rows], seed, device)
+        if case.predicts:
+            fitted.model.predict_proba(X)
         gc.collect()
         _give_back_free_memory()
         reset_peak()
         before = _memory("VmRSS")
-        result = checked_fit(implementation, problem, X, y, device, seed)
+        if case.predicts:
+            result = fitted.result
+            fitted.model.predict_proba(X)
+        else:
+            result = checked_fit(implementation, problem, X, y, device, seed)
         added = max(_memory("VmHWM") - before, os.sysconf("SC_PAGE_SIZE"))  # memory is counted in pages
         return Measurement(1 + added / _n_bytes(X), result)
 
@@ -173,7 +214,7 @@ def tables(summary: Summary) -> str:
     peaks = [[row["title"], *(spread(values) for values in row["values"].values())] for row in summary["rows"]]
     return "\n".join(
         [
-            "Peak memory of X and its fit, less what else was in use before: median (lowest–highest) of "
+            "Peak memory of X and its fit or its predictions, less what else was in use before: median (lowest–highest) of "
             f"{summary['repeats']} processes.\n",
             markdown(
                 ["X", "scikit-learn, in sizes of X (lower is better)", "ours, in sizes of X (lower is better)"], peaks

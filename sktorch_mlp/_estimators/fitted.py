@@ -268,7 +268,7 @@ class FittedMLP(MLPParameters, SavableEstimator):
 
     def _place_on_gpu(self, X: np.ndarray) -> np.ndarray | Rows:
         """Much of X on the GPU, which sees at once whether it is finite; less of it as it is."""
-        if X.size < inputs.MUCH:
+        if X.size < inputs.MANY_NUMBERS:
             return X
         with threads_for_large_calls(available_threads()):
             return Rows.from_array(X, self.device_, self._precision())

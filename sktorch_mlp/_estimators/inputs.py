@@ -31,7 +31,7 @@ from .compat import BaseEstimator, check_sample_weight, check_y, safe_indexing
 from .targets import Targets
 
 #: Numbers of X from which a GPU, or several threads beside it, find out sooner whether they are finite.
-MUCH = 2**20
+MANY_NUMBERS = 2**20
 
 
 class Inputs(NamedTuple):
@@ -310,7 +310,7 @@ def _is_finite(X: np.ndarray | Rows) -> bool:
 
 def _is_finite_by_threads(X: Any, n_threads: int) -> bool:
     """Whether several threads have found X finite, in a fraction of the time that scikit-learn takes."""
-    if n_threads == 1 or type(X) is not np.ndarray or X.dtype not in PRECISIONS or X.size < MUCH:
+    if n_threads == 1 or type(X) is not np.ndarray or X.dtype not in PRECISIONS or X.size < MANY_NUMBERS:
         return False
     return math.isfinite(call_on(min(MOST_THREADS, n_threads), as_tensor(X).sum))
 

@@ -192,9 +192,13 @@ def _check_elementwise(function: Callable[[Tensor], Tensor]) -> None:
 
 def softmax_(logits: Tensor) -> Tensor:
     """Turn unit-major logits into probabilities, in place."""
-    by_row = logits.mT
-    if logits.device.type == "cpu" or not (by_row.is_contiguous() or logits.shape[-2] >= _MANY_OUTPUTS):
+    if logits.device.type == "cpu":
         return torch.softmax(logits, -2, out=logits)
+    by_row = logits.mT
     if by_row.is_contiguous():
-        return torch.softmax(by_row, -1, out=by_row).mT
-    return logits.copy_(torch.softmax(by_row, -1).mT)
+        torch.softmax(by_row, -1, out=by_row)
+    elif logits.shape[-2] < _MANY_OUTPUTS:
+        torch.softmax(logits, -2, out=logits)
+    else:
+        logits.copy_(torch.softmax(by_row, -1).mT)
+    return logits
