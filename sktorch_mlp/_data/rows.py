@@ -208,13 +208,13 @@ class Rows:
         """Dtype in which rows come from elsewhere: wide values narrow, and narrow ones as they are."""
         return self.dtype if self.source_dtype.itemsize >= self.batch_dtype.itemsize else self.source_dtype
 
-    def all_rows(self, n_networks: int = 1) -> Batch:
-        """All rows as one batch, the same for each of `n_networks` networks."""
+    def all_rows(self, n_networks: int = 1, out: Tensor | None = None) -> Batch:
+        """All rows as one batch, the same for each of `n_networks` networks; those that are cast on the CPU in `out`."""
         if self.is_sparse:
             return SparseBatch([SparseRows(self.X, self.device)] * n_networks)
         X = self.X if isinstance(self.X, Tensor) else self[:].X
         assert isinstance(X, Tensor)
-        X = self._place(X)
+        X = self._place(X) if out is None else cast(X, self.batch_dtype, out)
         return DenseBatch(X if n_networks == 1 else X.expand(n_networks, -1, -1))
 
     def take(self, indices: Tensor) -> Batch:
@@ -359,11 +359,11 @@ def _n_networks(indices: Tensor) -> int:
     return len(indices) if indices.ndim == 2 else 1
 
 
-def cast(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Cast finite values. One that the other precision cannot hold is scikit-learn's error."""
+def cast(values: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """Cast finite values, in `out` if it is given. One that the other precision cannot hold is scikit-learn's error."""
     if values.dtype == dtype:
         return values
-    cast = values.to(dtype)
+    cast = values.to(dtype) if out is None else out.copy_(values)
     may_overflow = dtype.itemsize < values.itemsize  # else it holds them all, and a device need not be waited for
     if may_overflow and not cast.sum().isfinite() and not cast.isfinite().all():
         raise ValueError(

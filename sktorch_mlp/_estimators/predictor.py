@@ -156,7 +156,9 @@ class Predictor:
             scratch = self._scratch.pop()
         except IndexError:
             scratch = Scratch()
-        units = rows.all_rows().affine_once(first_coef, self._first_column, scratch)
+        is_cast_here = self._is_cpu and rows.are_cast and not rows.is_streamed
+        out = scratch.rows(len(rows), first_coef.shape[1], first_coef) if is_cast_here else None
+        units = rows.all_rows(out=out).affine_once(first_coef, self._first_column, scratch)
         for column, coef, function in self._deeper:
             units = addmm(column, coef, function(units), scratch)
         outputs = self._activate_outputs_(units).mT

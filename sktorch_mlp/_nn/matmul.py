@@ -83,22 +83,30 @@ def bind_row_sums(a: Tensor, out: Tensor) -> BoundProduct:
 
 
 class Scratch:
-    """Memory for the results of two products, the last one and the one before, whose turn is next.
+    """Memory for rows, and for the results of two products, the last one and the one before, whose turn is next.
 
     The first use of new memory takes longer than a small layer computes, so this is kept for other products.
     """
 
     def __init__(self) -> None:
-        self._last = self._before = torch.empty(0)
+        self._last = self._before = self._rows = torch.empty(0)
 
     def empty(self, n_units: int, n_rows: int, like: Tensor) -> Tensor:
-        """A tensor with any values. The one made before is not touched, but the one before that is."""
-        size = n_units * n_rows
-        self._last, self._before = self._before, self._last
-        if self._last.numel() < size or self._last.dtype != like.dtype:
-            with torch.inference_mode(False):  # others may be in no such mode
-                self._last = like.new_empty(size)
-        return self._last[:size].view(n_units, n_rows)
+        """A result with any values. The one made before is not touched, but the one before that is."""
+        self._last, self._before = _enlarged(self._before, n_units * n_rows, like), self._last
+        return self._last[: n_units * n_rows].view(n_units, n_rows)
+
+    def rows(self, n_rows: int, n_features: int, like: Tensor) -> Tensor:
+        """Rows with any values. Those made before are touched."""
+        self._rows = _enlarged(self._rows, n_rows * n_features, like)
+        return self._rows[: n_rows * n_features].view(n_rows, n_features)
+
+
+def _enlarged(memory: Tensor, size: int, like: Tensor) -> Tensor:
+    if memory.numel() >= size and memory.dtype == like.dtype:
+        return memory
+    with torch.inference_mode(False):  # others may be in no such mode
+        return like.new_empty(size)
 
 
 def mm(a: Tensor, b: Tensor) -> Tensor:
