@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 
 from sktorch_mlp import MLPTorchClassifier
 from sktorch_mlp._data import transfer
@@ -35,9 +36,31 @@ def test_a_gpu_says_whether_large_rows_are_finite(devices, monkeypatch):
     np.testing.assert_allclose(model.predict_proba(X)[:10], expected, rtol=1e-6)
     assert sum(copy.n_values for copy in devices.to_device) == X.size
     huge = np.where(X[0, 0] == X, 1e300, X)  # finite, but not in float32
-    np.testing.assert_allclose(model.predict_proba(huge)[1:10], expected[1:], rtol=1e-6)
+    for call in (model.predict_proba, lambda rows: clone(model).fit(rows, Y)):
+        with pytest.raises(ValueError, match="a value too large for dtype"):
+            call(huge)
     for value in (np.nan, np.inf):
         with pytest.raises(ValueError, match="Input X contains"):
             model.fit(np.where(X[0, 0] == X, value, X), Y)
         with pytest.raises(ValueError, match="Input X contains"):
             model.predict(np.where(X[0, 0] == X, value, X))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "longdouble"])
+def test_written_weights_of_other_precisions_are_predicted_with(dtype, devices):
+    models = [MLPTorchClassifier((7, 5), max_iter=3, random_state=0, device=name).fit(X, Y) for name in ("cpu", "cuda")]
+    for model in models:
+        model.coefs_[0] = np.round(models[0].coefs_[0], 1).astype(dtype)
+    np.testing.assert_allclose(models[1].predict_proba(X), models[0].predict_proba(X), rtol=1e-2)
+
+
+def test_streams_share_the_weights_on_a_device(devices):
+    """Which are there before another stream reads them, and as long as one does."""
+    model = MLPTorchClassifier((7, 5), max_iter=3, random_state=0, device="cuda").fit(X, Y)
+    expected = model.predict_proba(X)
+    for _ in range(2):
+        model.coefs_[0][0, 0] += 1
+        for _ in range(2):
+            with torch.cuda.stream(torch.cuda.Stream()):
+                model.predict_proba(X)
+    assert not np.array_equal(model.predict_proba(X), expected)

@@ -124,7 +124,8 @@ class Rows:
                 return cls(tensor, device, precision, bfloat16, copy_bytes)
         is_cast_first = is_small or (device.type != "cpu" and tensor.itemsize == larger_itemsize)
         if device.type == "cuda" and tensor.device.type == "cpu" and not is_small:
-            tensor = to_cuda(tensor, device, batch_dtype if is_cast_first else tensor.dtype)
+            dtype_there = batch_dtype if is_cast_first else tensor.dtype
+            tensor = _check_cast(to_cuda(tensor, device, dtype_there), tensor.dtype)
         elif is_cast_first:
             tensor = cast(tensor, batch_dtype)
         return cls(tensor.to(device), device, precision, bfloat16, copy_bytes)
@@ -363,11 +364,15 @@ def cast(values: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tenso
     """Cast finite values, in `out` if it is given. One that the other precision cannot hold is scikit-learn's error."""
     if values.dtype == dtype:
         return values
-    cast = values.to(dtype) if out is None else out.copy_(values)
-    may_overflow = dtype.itemsize < values.itemsize  # else it holds them all, and a device need not be waited for
+    return _check_cast(values.to(dtype) if out is None else out.copy_(values), values.dtype)
+
+
+def _check_cast(cast: Tensor, dtype: torch.dtype) -> Tensor:
+    """Raise if finite values of a dtype have not remained so."""
+    may_overflow = cast.itemsize < dtype.itemsize  # else it holds them all, and a device need not be waited for
     if may_overflow and not cast.sum().isfinite() and not cast.isfinite().all():
         raise ValueError(
             "Input X contains infinity or a value too large for "
-            f"dtype('{str(dtype).removeprefix('torch.')}'). Scale the features."
+            f"dtype('{str(cast.dtype).removeprefix('torch.')}'). Scale the features."
         )
     return cast

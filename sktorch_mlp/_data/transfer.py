@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sktorch_mlp._nn.threads import call_on, most_threads
 
-#: Numbers that are on their way at once.
+#: Numbers that are on their way at once, or a row.
 _PIECE = 2**20
 
 #: Threads that write to pinned memory, at most: memory gives no more the faster.

@@ -18,6 +18,7 @@ from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
 from sktorch_mlp._nn.tensors import without_autocast
 from sktorch_mlp._training.progress import Progress
 from sktorch_mlp._training.state import FitState
+from sktorch_mlp._training.threads import on_one_thread
 
 from .base import BaseMLPTorch
 from .fitted import WeightArrays
@@ -32,6 +33,7 @@ class ConvertibleMLP(BaseMLPTorch):
     _label_binarizer: Any
 
     @classmethod
+    @on_one_thread
     def from_sklearn(cls, fitted: Any, *, device: str | torch.device = "auto") -> Self:
         """Take over a fitted MLP of scikit-learn.
 
@@ -73,6 +75,7 @@ class ConvertibleMLP(BaseMLPTorch):
             model._set_progress_attributes(progress)
         return model
 
+    @on_one_thread
     def to_sklearn(self) -> Any:
         """Make a fitted MLP of scikit-learn with this one's parameters and weights.
 
@@ -107,6 +110,7 @@ class ConvertibleMLP(BaseMLPTorch):
             )
         )
 
+    @on_one_thread
     def to_skorch(self) -> Any:
         """Make a net of skorch with this network, its loss, its optimizer and its learning rate.
 
@@ -204,6 +208,7 @@ class ConvertibleClassifier(ConvertibleMLP):
     classes_: np.ndarray
 
     @classmethod
+    @on_one_thread
     def from_torch(cls, module: nn.Sequential, classes: Any = None, *, device: str | torch.device = "auto") -> Self:
         """Take over a network of PyTorch as a fitted classifier.
 
@@ -240,6 +245,7 @@ class ConvertibleClassifier(ConvertibleMLP):
         )
         return cls._from_torch(network, device, binarizer)
 
+    @on_one_thread
     def to_torch(self, probabilities: bool = False) -> nn.Sequential:
         """Make a module of PyTorch with a copy of this network.
 
@@ -269,6 +275,7 @@ class ConvertibleRegressor(ConvertibleMLP):
     """Conversions of the regressor."""
 
     @classmethod
+    @on_one_thread
     def from_torch(cls, module: nn.Sequential, *, device: str | torch.device = "auto") -> Self:
         """Take over a network of PyTorch as a fitted regressor.
 
@@ -296,6 +303,7 @@ class ConvertibleRegressor(ConvertibleMLP):
         """
         return cls._from_torch(_torch.with_numbers(_torch.read_sequential(module)), device)
 
+    @on_one_thread
     def to_torch(self) -> nn.Sequential:
         """Make a module of PyTorch with a copy of this network.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
@@ -90,13 +90,14 @@ class WeightArrays:
         return made
 
     def copied(self, parts: list[Any], dtype: np.dtype, make: Callable[[], Made]) -> Made:
-        """Object of this dtype made from copies of arrays and from others, kept while these are the same and have the same values."""
+        """Object of this dtype on another device, kept until one of its parts is another object or an array has other values."""
         arrays = [part for part in parts if isinstance(part, np.ndarray)]
         known_parts, values, made = self._copied.get(dtype, ([], [], None))
         if made is None or not _are_same_objects(known_parts, parts) or not all(map(np.array_equal, arrays, values)):
+            values = [array.copy(order="K") for array in arrays]  # before: others may write meanwhile
             made = make()
             if sum(array.size for array in arrays) <= _MOST_COMPARED:
-                self._copied[dtype] = parts, [array.copy(order="K") for array in arrays], made
+                self._copied[dtype] = parts, values, made
         return made
 
     def __reduce__(self) -> tuple[type[WeightArrays], tuple[()]]:
@@ -264,14 +265,17 @@ class FittedMLP(MLPParameters, SavableEstimator):
             return dtype
         if self.dtype == "auto" and self.device_.type == "cpu":  # promoted as numpy would
             return np.dtype(np.float32 if np.result_type(numpy_dtype(X), dtype) == np.float32 else np.float64)
+        if dtype.kind == "f" and dtype not in PRECISIONS:  # written by users
+            return training_dtype(self.dtype, self.device_) or np.dtype(np.float64)
         return self._precision()
 
     def _place_on_gpu(self, X: np.ndarray) -> np.ndarray | Rows:
         """Much of X on the GPU, which sees at once whether it is finite; less of it as it is."""
         if X.size < inputs.MANY_NUMBERS:
             return X
-        with threads_for_large_calls(available_threads()):
-            return Rows.from_array(X, self.device_, self._precision())
+        with threads_for_large_calls(available_threads()), suppress(ValueError):  # of what is not finite there
+            return Rows.from_array(X, self.device_, self._prediction_dtype(X))
+        return X
 
     def _predict_outputs(self, X: Any) -> torch.Tensor:
         """Activated outputs for validated X, of shape (n_rows, n_outputs)."""
@@ -282,7 +286,10 @@ class FittedMLP(MLPParameters, SavableEstimator):
         def make() -> Predictor:
             coefs, intercepts, norms = self._layer_tensors(lambda array: array.astype(dtype, copy=False))
             activations = fitted_activations(self, len(coefs) - 1)
-            return Predictor(coefs, intercepts, activations, self.out_activation_, norms)
+            predictor = Predictor(coefs, intercepts, activations, self.out_activation_, norms)
+            if self.device_.type == "cuda":  # other streams may use it, or still use the one before
+                torch.cuda.synchronize(self.device_)
+            return predictor
 
         if self.device_.type != "cpu":
             predictor = self._weight_arrays.copied(self._all_arrays(self.activation, self.device_), dtype, make)

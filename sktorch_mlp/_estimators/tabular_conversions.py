@@ -14,6 +14,7 @@ from torch import nn
 from sktorch_mlp._data.columns import LARGEST, TableEncoder
 from sktorch_mlp._interop import torch_tables
 from sktorch_mlp._interop.description import Columns, Ensemble, Outputs, Stack
+from sktorch_mlp._training.threads import on_one_thread
 
 from . import inputs
 from .ensembles import FittedStack
@@ -23,6 +24,7 @@ from .tabular import BaseTabularMLP
 class ConvertibleEnsemble(BaseTabularMLP):
     """Conversions of both estimators."""
 
+    @on_one_thread
     def encode(self, X: Any) -> np.ndarray:
         """Turn a table into the matrix that the module of `to_torch` takes.
 
@@ -43,6 +45,7 @@ class ConvertibleEnsemble(BaseTabularMLP):
             X = X.toarray()
         return self._encoder.read(X) if isinstance(self._encoder, TableEncoder) else np.asarray(X, dtype=np.float64)
 
+    @on_one_thread
     def to_torch(self) -> nn.Module:
         """Make a module of PyTorch with a copy of this ensemble.
 

@@ -62,6 +62,11 @@ def threads_for_large_calls(n_threads: int) -> Iterator[None]:
         _local.n_threads = before
 
 
+def forget_threads() -> None:
+    """Let large calls use one thread from now on, in a forked child for example, where the others of its parent are not."""
+    _local.n_threads = 1
+
+
 class _Reading(Protocol):
     """What a thread reads.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any
 
@@ -17,8 +18,11 @@ _capture_lock = threading.Lock()  # one capture at a time in a process
 
 @cache
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """Stream on which all graphs of a device are recorded. Each stream that multiplies matrices keeps 32 MiB for good."""
-    return torch.cuda.Stream(device)
+    """Stream on which all graphs of a device are recorded. Each stream that multiplies matrices keeps 32 MiB for good.
+
+    PyTorch hands out 32 streams of each priority over and over. That of copies to the device, which go on meanwhile, has another.
+    """
+    return torch.cuda.Stream(device, priority=-1)
 
 
 class CudaGraph:
@@ -47,13 +51,24 @@ class CudaGraph:
             self._graph = torch.cuda.CUDAGraph()
             for generator in generators:
                 compat.register_generator(self._graph, generator)
-            # `torch.cuda.graph` would first wait for the GPU and give memory back to it, which the next call then asks for anew.
-            with torch.cuda.stream(_capture_stream(device)):
-                self._graph.capture_begin(capture_error_mode="thread_local")  # other threads may use the GPU meanwhile
-                try:
+            try:
+                # `torch.cuda.graph` would first wait for the GPU and give memory back to it, which the next call then asks for anew.
+                with torch.cuda.stream(_capture_stream(device)):
+                    self._graph.capture_begin(
+                        capture_error_mode="thread_local"
+                    )  # other threads may use the GPU meanwhile
                     self.result = function()
-                finally:
                     self._graph.capture_end()
+            except BaseException:
+                self._abandon(device)
+                raise
+
+    def _abandon(self, device: torch.device) -> None:
+        """Record no more, after an error or Ctrl-C wherever it came. The next graph is recorded on another stream."""
+        with torch.cuda.stream(_capture_stream(device)), suppress(RuntimeError):  # what went wrong before is known
+            if torch.cuda.is_current_stream_capturing():
+                self._graph.capture_end()
+        _capture_stream.cache_clear()
 
     def replay(self) -> None:
         """Run the kernels, on the values that their inputs have now."""

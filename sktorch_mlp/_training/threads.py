@@ -17,7 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from sktorch_mlp._nn.compat import own_thread_setters
 from sktorch_mlp._nn.matmul import ONE_BLAS_THREAD_FOR_VECTORS
-from sktorch_mlp._nn.threads import threads_for_large_calls
+from sktorch_mlp._nn.threads import forget_threads, threads_for_large_calls
 
 from . import compat
 
@@ -26,6 +26,9 @@ _R = TypeVar("_R")
 
 #: Multiply-adds of a step, and of all steps of a fit, from which more threads may pay.
 _LARGE_STEP, _LONG_FIT = 2_000_000, 300_000_000
+
+#: Seconds after which quotas are read again: containers are resized while they run.
+_SECONDS_OF_A_QUOTA = 10.0
 
 #: Seconds after which threads that have been joined are surely gone.
 _UNTIL_GONE = 0.05
@@ -87,6 +90,7 @@ def _after_fork() -> None:
     """
     global _process
     _process = _Process(is_forked=True)
+    forget_threads()  # it may have been forked within a fit
 
 
 if hasattr(os, "register_at_fork"):
@@ -148,7 +152,8 @@ def available_threads() -> int:
     """
     if _process.is_forked or compat.in_joblib_thread():
         return 1
-    return min(getattr(_local, "n_threads", 0) or torch.get_num_threads(), _cpu_count(_affinity()))
+    n_cores = _cpu_count(_affinity(), time.monotonic() // _SECONDS_OF_A_QUOTA)
+    return min(getattr(_local, "n_threads", 0) or torch.get_num_threads(), n_cores)
 
 
 def _affinity() -> frozenset[int]:
@@ -157,8 +162,8 @@ def _affinity() -> frozenset[int]:
 
 
 @lru_cache(maxsize=1)
-def _cpu_count(affinity: frozenset[int]) -> int:
-    """Cores, less those that affinity and quotas withhold; joblib needs 70 µs to read them.
+def _cpu_count(affinity: frozenset[int], when: float) -> int:
+    """Cores, less those that affinity and quotas withhold; joblib needs 70 µs to read them. `when` is part of what is cached.
 
     joblib sees the quota of a container. That of a service or a job that runs beside others is one of its control group.
     """

@@ -10,9 +10,10 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 
-from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, stacked_fits
+from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, TabularMLPClassifier, stacked_fits
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork"),
@@ -78,14 +79,37 @@ def _fit_others(parent):
     model.set_params(solver="adam", normalization="batch", early_stopping=True, dtype="float32").fit(X, Y)
 
 
+def _convert(parent):
+    wide = MLPTorchClassifier((1024, 512), max_iter=1, random_state=0, device="cpu").fit(X[:500], Y[:500])
+    for other in (wide.to_sklearn(), wide.to_torch()):
+        read = MLPTorchClassifier.from_torch if isinstance(other, torch.nn.Module) else MLPTorchClassifier.from_sklearn
+        np.testing.assert_allclose(read(other, device="cpu").predict_proba(X[:9]), wide.predict_proba(X[:9]))
+    wide.to_skorch()
+    table = TabularMLPClassifier(n_estimators=2, max_iter=1, random_state=0, device="cpu").fit(X[:500], Y[:500])
+    assert len(table.encode(X)) == len(X)
+    assert isinstance(table.to_torch(), torch.nn.Module)  # whose calls are PyTorch's, on all its threads
+
+
 def _search(parent):
     with stacked_fits():
         assert len(cross_val_score(MLPTorchClassifier((20,), max_iter=3, device="cpu"), X, Y, cv=3)) == 3
 
 
-@pytest.mark.parametrize("work", [_predict, _fit, _fit_others, _search])
+@pytest.mark.parametrize("work", [_predict, _fit, _fit_others, _convert, _search])
 def test_a_child_does_what_its_parent_does(parent, work):
     assert _in_child(partial(work, parent)) == 0
+
+
+def test_a_child_that_is_forked_within_a_fit(parent):
+    """By a scorer, in the main thread, while nothing else computes: large calls of the fit may have two threads."""
+    wide = MLPTorchClassifier((512, 256), early_stopping=True, max_iter=1, batch_size=500, device="cpu")
+
+    def score(model, rows, y):
+        assert _in_child(lambda: [model.predict_proba(X) for _ in range(3)]) == 0
+        assert _in_child(lambda: clone(wide).fit(X, Y)) == 0
+        return 1.0
+
+    clone(wide).set_params(scoring=score).fit(X, Y)
 
 
 def test_after_stacked_fits(parent):

@@ -11,6 +11,7 @@ from torch import nn
 from sktorch_mlp._data.batches import Segment
 from sktorch_mlp._nn.losses import CallableLoss, LogLoss
 from sktorch_mlp._nn.network import StackedMLP
+from sktorch_mlp._training import cuda_graphs
 from sktorch_mlp._training.cuda_graphs import CapturedFunction, CudaGraph
 from sktorch_mlp._training.loop import train
 from tests.pairwise import pairwise
@@ -105,6 +106,30 @@ def test_a_function_is_run_recorded_and_replayed(devices):
     assert calls == [(3, 0), (3, 1), (5, 3), (5, 4)]
     assert devices.n_recorded == 2
     assert [result.tolist() for result in results] == [[float(n + number)] * 2 for n, number in enumerate(numbers)]
+
+
+@pytest.mark.parametrize("place", ["begin", "function", "end"])
+def test_a_recording_that_is_interrupted_leaves_nothing_behind(place, devices, monkeypatch):
+    """Ctrl-C in a call is raised when it returns, that of the beginning as well. The next graph has a stream of its own."""
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    def then_interrupt(original):
+        return lambda *args, **kwargs: (original(*args, **kwargs), interrupt())
+
+    buffer, stream = torch.zeros(2, device=CUDA), cuda_graphs._capture_stream(CUDA)
+    with monkeypatch.context() as context:
+        if place != "function":
+            name = f"capture_{place}"
+            context.setattr(torch.cuda.CUDAGraph, name, then_interrupt(getattr(torch.cuda.CUDAGraph, name)))
+        with pytest.raises(KeyboardInterrupt):
+            CudaGraph(interrupt if place == "function" else lambda: buffer + 1, CUDA)
+    assert not cuda_graphs._capture_lock.locked()
+    graph = CudaGraph(lambda: buffer + 1, CUDA)
+    graph.replay()
+    assert graph.result.tolist() == [1, 1]
+    assert cuda_graphs._capture_stream(CUDA) is not stream
 
 
 @pytest.mark.parametrize("version", ["2.13.0+cpu", "2.14.0"])
