@@ -17,19 +17,23 @@ from typing import Any
 
 import numpy as np
 
+from sktorch_mlp._nn.concurrent import call_at_once
 from sktorch_mlp._nn.tensors import ROW_DTYPES
 
 #: The file of a chunk, by its place in the table, and where it begins there, in bytes.
 Locate = Callable[[int, int], tuple[str | Path, int]]
 
-#: Decompresses the bytes of a chunk.
-Decode = Callable[[np.ndarray], Any]
+#: Decompresses the bytes of a chunk, into others if they are given.
+Decode = Callable[[np.ndarray, np.ndarray | None], Any]
 
 #: Where chunks are, and what decompresses them.
 Found = tuple[Locate, Decode | None]
 
 #: Size of a chunk from which it is quicker than the library.
 _LEAST_BYTES = 2**12
+
+#: Bytes at the end of memory into which a chunk is decompressed: a quiet NaN in float32 and float64.
+_MARK = np.frombuffer(np.float32(np.nan).tobytes() * 2, np.uint8)
 
 #: Most files, and chunks, that are kept mapped.
 _N_MAPS = 1024
@@ -90,11 +94,20 @@ class StoredChunks:
                 # Other modes take memory of their own.
                 np.take(self._chunk(down, 0), wanted, axis=0, out=part, mode="clip")
             elif takes_whole_rows and self.is_compressed and len(part) == n_down:
-                part[:] = self._decompress(down, 0)
+                self._decompress_into(part, down)
             else:
                 for across, first in enumerate(range(0, out.shape[1], n_across)):
                     columns = part[:, first : first + n_across]
                     columns[:] = self._chunk(down, across)[wanted, : columns.shape[1]]
+
+    def _decompress_into(self, out: np.ndarray, down: int) -> None:
+        """Decompress a chunk where it is wanted. What is shorter than a chunk, or ends as the mark does, is looked at again."""
+        flat = out.reshape(-1).view(np.uint8)
+        end = flat[-len(_MARK) :]
+        end[:] = _MARK
+        self._decompress(down, 0, flat)
+        if (end == _MARK).all():
+            out[:] = self._decompress(down, 0)
 
 
 def _map_chunk(
@@ -112,9 +125,15 @@ def _map_chunk(
 
 
 def _decompress_chunk(
-    locate: Locate, decode: Decode, shape: tuple[int, int], dtype: np.dtype, down: int, across: int
+    locate: Locate,
+    decode: Decode,
+    shape: tuple[int, int],
+    dtype: np.dtype,
+    down: int,
+    across: int,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Decompress a chunk that is a file.
+    """Decompress a chunk that is a file, into its bytes if they are given.
 
     Raises
     ------
@@ -123,7 +142,7 @@ def _decompress_chunk(
     """
     path, _ = locate(down, across)
     try:
-        return np.frombuffer(decode(np.fromfile(path, np.uint8)), dtype).reshape(shape)
+        return np.frombuffer(decode(np.fromfile(path, np.uint8), out), dtype).reshape(shape)
     except Exception as error:
         raise OSError(f"{path} has no chunk of {shape}.") from error
 
@@ -158,13 +177,16 @@ def _chunk_shape(array: Any) -> tuple[int, int]:
 
 
 def _are_right(stored: StoredChunks, array: Any) -> bool:
-    """Whether the first and the last row are those that the library reads."""
-    for row in (0, array.shape[0] - 1):
-        values = np.empty((1, array.shape[1]), array.dtype)
-        stored.read_into(values, np.array([row]))
-        if values.tobytes() != np.asarray(array[row]).tobytes():
-            return False
-    return True
+    """Whether the first and the last row are those that the library reads, which may decompress a chunk for each."""
+    values = np.empty((2, array.shape[1]), array.dtype)
+    expected = np.empty_like(values)
+
+    def read(place: int, row: int) -> None:
+        stored.read_into(values[place : place + 1], np.array([row]))
+        expected[place] = array[row]
+
+    call_at_once([partial(read, 0, 0), partial(read, 1, array.shape[0] - 1)])
+    return values.tobytes() == expected.tobytes()
 
 
 def _in_hdf5(dataset: Any) -> Found | None:

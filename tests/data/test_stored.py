@@ -98,9 +98,9 @@ def test_threads_decompress_parts(tmp_path, order, monkeypatch):
     monkeypatch.setattr(arrays, "_PIECE_BYTES", 1)
     threads, decode = set(), numcodecs.Zstd.decode
 
-    def noted(self, stored):
+    def noted(self, *args):
         threads.add(threading.current_thread())
-        return decode(self, stored)
+        return decode(self, *args)
 
     monkeypatch.setattr(numcodecs.Zstd, "decode", noted)
     file = zarr.create_array(tmp_path / "X.zarr", data=VALUES, chunks=CHUNKS)
@@ -116,15 +116,32 @@ def test_threads_decompress_parts(tmp_path, order, monkeypatch):
 
 def test_a_chunk_of_two_blocks_is_decompressed_once(tmp_path, monkeypatch):
     decompressed, decode = [], numcodecs.Zstd.decode
-    monkeypatch.setattr(
-        numcodecs.Zstd, "decode", lambda self, stored: decompressed.append(stored) or decode(self, stored)
-    )
+    monkeypatch.setattr(numcodecs.Zstd, "decode", lambda self, *args: decompressed.append(args) or decode(self, *args))
     array = DiskArray(_zarr(tmp_path / "files", compressors="auto"))
     array[:1]
     decompressed.clear()
     for start in range(2, 50, 8):
         np.testing.assert_array_equal(array[start : start + 8], VALUES[start : start + 8])
     assert len(decompressed) == 12  # the first three had been read
+
+
+def test_a_chunk_that_ends_as_the_mark_is_what_it_is(tmp_path):
+    values = VALUES.copy()
+    values[:, -2:] = np.nan
+    array = _zarr(tmp_path / "files", values, (12, 7), "auto")
+    out = np.empty((12, 7), np.float32)
+    stored_chunks(array).read_into(out, np.arange(12))
+    np.testing.assert_array_equal(out, values[:12])
+
+
+def test_a_chunk_that_is_too_short_is_an_error(tmp_path):
+    array = _zarr(tmp_path / "files", VALUES, (12, 7), "auto")
+    rows = DiskArray(array)
+    np.testing.assert_array_equal(rows[:3], VALUES[:3])
+    chunk = tmp_path / "files" / "X" / "c" / "1" / "0"
+    chunk.write_bytes(numcodecs.Zstd().encode(np.zeros(7, np.float32)))
+    with pytest.raises(Exception, match=r"size|shape|buffer"):  # of Zarr
+        rows[12:24]
 
 
 def test_what_cannot_be_decompressed_is_reported_by_zarr(tmp_path):
