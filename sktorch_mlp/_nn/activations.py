@@ -192,7 +192,7 @@ def _check_elementwise(function: Callable[[Tensor], Tensor]) -> None:
 
 def softmax_(logits: Tensor) -> Tensor:
     """Turn unit-major logits into probabilities, in place."""
-    if logits.device.type == "cpu":
+    if logits.is_cpu:
         return torch.softmax(logits, -2, out=logits)
     by_row = logits.mT
     if by_row.is_contiguous():

@@ -120,7 +120,7 @@ def mm(a: Tensor, b: Tensor) -> Tensor:
 
 def addmm(summand: Tensor, a: Tensor, b: Tensor, scratch: Scratch, *, bfloat16: bool = False) -> Tensor:
     """Return ``a @ b + summand``, on a CPU in memory of `scratch`; see `bind_mm`."""
-    if a.device.type != "cpu" and not bfloat16:  # one kernel adds a row, and two a column
+    if not (a.is_cpu or bfloat16):  # one kernel adds a row, and two a column
         return torch.addmm(summand.squeeze(-1), b.mT, a.mT).mT
     out = scratch.empty(len(a), b.shape[-1], a)
     if bfloat16:
