@@ -32,8 +32,8 @@ Found = tuple[Locate, Decode | None]
 #: Size of a chunk from which it is quicker than the library.
 _LEAST_BYTES = 2**12
 
-#: Bytes at the end of memory into which a chunk is decompressed: a quiet NaN in float32 and float64.
-_MARK = np.frombuffer(np.float32(np.nan).tobytes() * 2, np.uint8)
+#: Byte at the end of memory into which a chunk is decompressed: that of huge floats.
+_MARK = 0x7F
 
 #: Most files, and chunks, that are kept mapped.
 _N_MAPS = 1024
@@ -101,12 +101,11 @@ class StoredChunks:
                     columns[:] = self._chunk(down, across)[wanted, : columns.shape[1]]
 
     def _decompress_into(self, out: np.ndarray, down: int) -> None:
-        """Decompress a chunk where it is wanted. What is shorter than a chunk, or ends as the mark does, is looked at again."""
+        """Decompress a chunk where it is wanted. What is shorter than a chunk, or ends with the mark, is looked at again."""
         flat = out.reshape(-1).view(np.uint8)
-        end = flat[-len(_MARK) :]
-        end[:] = _MARK
+        flat[-1] = _MARK
         self._decompress(down, 0, flat)
-        if (end == _MARK).all():
+        if flat[-1] == _MARK:
             out[:] = self._decompress(down, 0)
 
 

@@ -17,7 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from sktorch_mlp._nn.compat import own_thread_setters
 from sktorch_mlp._nn.matmul import ONE_BLAS_THREAD_FOR_VECTORS
-from sktorch_mlp._nn.threads import forget_threads, threads_for_large_calls
+from sktorch_mlp._nn.threads import forget_threads, set_own_threads, threads_for_large_calls
 
 from . import compat
 
@@ -90,7 +90,9 @@ def _after_fork() -> None:
     """
     global _process
     _process = _Process(is_forked=True)
-    forget_threads()  # it may have been forked within a fit
+    forget_threads()
+    if getattr(_local, "n_threads", 0):  # it has been forked within a fit, and perhaps within a call on several
+        set_own_threads(1)
 
 
 if hasattr(os, "register_at_fork"):

@@ -14,6 +14,8 @@ from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor, TabularMLPClassifier, stacked_fits
+from sktorch_mlp._nn.threads import call_on
+from sktorch_mlp._training.threads import on_one_thread
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork"),
@@ -110,6 +112,12 @@ def test_a_child_that_is_forked_within_a_fit(parent):
         return 1.0
 
     clone(wide).set_params(scoring=score).fit(X, Y)
+
+
+@pytest.mark.parametrize("work", [_predict, _fit])
+def test_a_child_that_is_forked_within_a_large_call(parent, work):
+    """By an activation of the user's, which two threads may compute."""
+    assert on_one_thread(call_on)(2, _in_child, partial(work, parent)) == 0
 
 
 def test_after_stacked_fits(parent):
