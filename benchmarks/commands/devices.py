@@ -21,6 +21,7 @@ from benchmarks.runner import Comparison, Row, measure_row
 from benchmarks.tolerances import LOSSES, Agreement, ArrayTolerance, Tolerances
 from sktorch_mlp import MLPTorchClassifier, TabularMLPClassifier, stacked_fits
 
+from .fits import agreement_on
 from .search import DIGITS_GRID, SCORES, Search
 
 UNIT = "seconds"
@@ -75,8 +76,7 @@ def _row(title: str, calls: dict[str, Callable[[int], Any]], tolerances: Toleran
 
 
 def _losses_of(problem: Problem) -> Tolerances:
-    """A line search of L-BFGS depends on the last digits."""
-    return LOSSES | {Agreement.FLOAT32: LOSSES[Agreement.SIMILAR]} if problem.solver == "lbfgs" else LOSSES
+    return LOSSES | {Agreement.FLOAT32: LOSSES[agreement_on(problem, Agreement.FLOAT32)]}
 
 
 def _fits(problem: Problem, device: str) -> dict[str, Callable[[int], Any]]:

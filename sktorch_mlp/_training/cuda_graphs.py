@@ -54,9 +54,8 @@ class CudaGraph:
             try:
                 # `torch.cuda.graph` would first wait for the GPU and give memory back to it, which the next call then asks for anew.
                 with torch.cuda.stream(_capture_stream(device)):
-                    self._graph.capture_begin(
-                        capture_error_mode="thread_local"
-                    )  # other threads may use the GPU meanwhile
+                    # Other threads may use the GPU meanwhile.
+                    self._graph.capture_begin(capture_error_mode="thread_local")
                     self.result = function()
                     self._graph.capture_end()
             except BaseException:

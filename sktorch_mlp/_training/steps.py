@@ -187,7 +187,6 @@ class Trainer:
         None leaves the parameters as they are, and the gradient of the last mini-batch.
     hooks : BatchHooks, default=None
         Called around each step.
-
     """
 
     def __init__(
