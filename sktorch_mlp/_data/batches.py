@@ -15,8 +15,9 @@ from .rows import SEGMENT_ROWS, BatchLoader
 from .samples import Samples
 from .shuffling import Shuffler
 
-#: Mini-batches of a segment off the CPU: enough for a GPU to be busy while the next one is prepared, and few to record.
-_SEGMENT_BATCHES = 16
+#: Most mini-batches of a segment. Each has views of its own, some 5 KiB, which count where X is bytes. Off
+#: the CPU: enough for a GPU to be busy while the next ones are prepared, and few to record.
+_SEGMENT_BATCHES = {"cpu": 256, "other": 16}
 
 #: Rows of all epochs that are trained at once where each has the same single mini-batch, and epochs, at most: after Ctrl-C
 #: coefficients are those of the last step, and the records those of the epochs before. A GPU takes less time for more rows.
@@ -72,9 +73,8 @@ class MiniBatches:
         sizes = [min(batch_size, n_rows - start) for start in range(0, n_rows, batch_size)]
         if min(n_train) <= n_rows - sizes[-1]:
             raise ValueError(f"{min(n_train)} and {n_rows} rows differ in their number of batches of {batch_size}.")
-        per_segment = max(1, segment_rows // batch_size)
-        if samples.rows.device.type != "cpu":
-            per_segment = min(per_segment, _SEGMENT_BATCHES)
+        most_batches = _SEGMENT_BATCHES["cpu" if samples.rows.device.type == "cpu" else "other"]
+        per_segment = min(max(1, segment_rows // batch_size), most_batches)
         per_segment = min(per_segment, longest_segment or per_segment)
         parts = [sizes[start : start + per_segment] for start in range(0, len(sizes), per_segment)]
         self._lengths = [sum(part) for part in parts]

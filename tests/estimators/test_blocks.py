@@ -173,8 +173,7 @@ def test_products_of_one_block_on_threads_of_pytorch(n_rows, dtype, choice, thre
 
 @pytest.mark.parametrize("n_rows", [100, 200])
 def test_only_large_products_are_shared(n_rows, choice, threads_of_products, two_torch_threads, monkeypatch):
-    whole = products._DIVISIONS[0]
-    monkeypatch.setattr(products, "_invariant_way", lambda layout, dtype, n_threads: (n_threads, whole))
+    monkeypatch.setattr(products, "_invariant_way", lambda layout, dtype, n_threads: (n_threads, products._by_the_blas))
     features = np.random.RandomState(1).randn(n_rows, 700)
     model = MLPTorchRegressor(hidden_layer_sizes=(150, 40), device="cpu").partial_fit(features, features[:, :2])
     alone, shared = model.predict(features), model.predict(features)

@@ -37,8 +37,8 @@ def _product(n_rows, n_inner, n_columns, transposed=(False,) * 3, summand=None, 
 def test_parts_make_up_the_product(transposed, summand, dtype):
     whole = _product(96, 50, 160, transposed, summand, dtype)
     expected = whole.a @ whole.b + (0 if summand is None else whole.summand)
-    ways = [divide(whole, 2) for divide in products._DIVISIONS]
-    assert [way.out.shape for way in ways] == [(96, 160), (2, 48, 160), (2, 80, 96)]
+    ways = [divide(whole, 2) for divide in products._divisions()]
+    assert {way.out.shape for way in ways} == {(96, 160), (2, 48, 160), (2, 80, 96)}
     for way in ways:
         whole.out.fill_(torch.nan)
         way.bind()()
@@ -103,6 +103,14 @@ def test_parts_of_wider_memory_have_a_layout_of_their_own():
         assert torch.equal(product.out, alone)
 
 
+@pytest.mark.parametrize("is_own", [True, False], ids=["own kernels", "foreign kernels"])
+def test_the_blas_divides_where_it_has_kernels_of_its_own(is_own, monkeypatch):
+    monkeypatch.setattr(products, "has_own_kernels", lambda: is_own)
+    product = _product(200, 300, 200)
+    ways = [divide(product, 2) for divide in products._divisions()]
+    assert [way is product for way in ways] == [is_own, not is_own, False]
+
+
 @pytest.mark.parametrize("n_wrong", range(4))
 def test_the_first_division_with_the_same_bits_is_taken(n_wrong, monkeypatch):
     """Where the threads of the BLAS sum in another order it is by rows or by columns, and else on one thread."""
@@ -112,12 +120,12 @@ def test_the_first_division_with_the_same_bits_is_taken(n_wrong, monkeypatch):
             call = Product.bind(self)
             return lambda: (call(), self.out.add_(torch.get_num_threads() > 1))
 
-    divisions = products._DIVISIONS
+    divisions = products._divisions()
     wrong = [lambda product, n_threads: Rounding(*product)] * n_wrong
-    monkeypatch.setattr(products, "_DIVISIONS", wrong + divisions[n_wrong:])
+    monkeypatch.setattr(products, "_divisions", lambda: wrong + divisions[n_wrong:])
     product = _product(200, 300, 200)
     n_threads, divide = products._invariant_way.__wrapped__(product.layout(), torch.float64, 2)
     if n_threads == 1:
-        assert divide is products._DIVISIONS[0]
+        assert divide is products._by_the_blas
     else:
         assert divide in divisions[n_wrong:]
