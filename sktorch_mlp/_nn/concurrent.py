@@ -32,8 +32,14 @@ def start_thread(thread: threading.Thread) -> None:
         raise error
 
 
-def call_at_once(calls: Sequence[Callable[[], object]]) -> None:
+def call_at_once(calls: Sequence[Callable[[], object]], name: str = "part of a call") -> None:
     """Make some calls, the first one in this thread, the others at the same time in threads of their own if these can be had.
+
+    Parameters
+    ----------
+    calls : sequence of callable
+    name : str, default="part of a call"
+        Of the threads.
 
     Raises
     ------
@@ -44,9 +50,7 @@ def call_at_once(calls: Sequence[Callable[[], object]]) -> None:
     here = list(calls[:1])
     for call in calls[1:]:
         try:
-            start_thread(
-                threading.Thread(target=_note_outcome, args=(call, outcomes), name="part of a call", daemon=True)
-            )
+            start_thread(threading.Thread(target=_note_outcome, args=(call, outcomes), name=name, daemon=True))
         except RuntimeError:
             here.append(call)
     for call in here:

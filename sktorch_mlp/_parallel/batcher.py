@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sktorch_mlp._nn.concurrent import start_thread
+from sktorch_mlp._nn.concurrent import call_at_once, start_thread
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.loop import train
 from sktorch_mlp._training.stacks import fits_trained_by, split_into_stacks
@@ -176,15 +176,7 @@ class FitBatcher:
             pending_of = {pending.fit: pending for pending in all_pending}
             stacks = split_into_stacks(list(pending_of), self._n_trainers, self._max_stack_bytes)
             queue = deque([pending_of[fit] for fit in stack] for stack in stacks)
-            helpers = [
-                threading.Thread(target=self._train_stacks, args=(queue,), name="stacked fits", daemon=True)
-                for _ in range(min(self._n_trainers, len(queue)) - 1)
-            ]
-            for helper in helpers:
-                helper.start()
-            self._train_stacks(queue)
-            for helper in helpers:
-                helper.join()
+            call_at_once([partial(self._train_stacks, queue)] * min(self._n_trainers, len(queue)), "stacked fits")
         except BaseException as error:  # nobody may be left waiting
             failure = error
         self.change(partial(self._end_run, all_pending, failure))

@@ -63,6 +63,16 @@ def test_segments_are_as_long_as_allowed(segment_rows, longest_segment, expected
     assert len({id(segment) for segment in segments}) == min(2, len(segments))  # those that are alike share buffers
 
 
+def test_small_batches_are_in_segments_of_a_few_hundred():
+    """Each has views of its own, which would take more memory than rows of bytes."""
+    samples = make_samples([np.resize(ALL_ROWS, 1000)])
+    segments = MiniBatches(samples, _shufflers(samples), 1).segments
+    lengths = [len(segment.sizes) for segment in segments]
+    assert sum(lengths) == len(samples.indices[0])
+    assert lengths == [256] * (len(lengths) - 1) + lengths[-1:]
+    assert sum(len(segment.sizes) for segment in set(segments)) < 2 * 256
+
+
 def test_one_batch_of_all_rows_is_gathered_once_but_draws_as_often():
     samples = make_samples()
     random_state, expected = np.random.RandomState(0), np.random.RandomState(0)
