@@ -89,6 +89,34 @@ def test_products_that_are_shared_have_the_same_bits(shape, has_summand, dtype):
         assert torch.equal(product.out, alone)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("shape", [(50, 50, 1797), (131, 83, 1085), (235, 54, 1365), (82, 50, 1797)], ids=str)
+def test_no_element_depends_on_threads(shape, first):
+    """With MKL on two threads single elements of these are summed in another order, which most values do not show."""
+    n_rows, n_inner, n_columns = shape
+    a, b = _matrix((n_rows, n_inner)), _matrix((n_inner, n_columns))
+    out = torch.empty(n_rows * n_columns + 1, dtype=torch.float64)[first:][: n_rows * n_columns]
+    product = Product(a, b, out.view(n_rows, n_columns))
+    n_threads, divide = products._invariant_way(product.layout(), torch.float64, 2)
+    shared = divide(product, n_threads).bind()
+    for seed in range(20):
+        a.normal_(generator=torch.Generator().manual_seed(seed))
+        product.bind()()
+        alone = out.clone()
+        products.call_on(n_threads, shared)
+        assert torch.equal(out, alone)
+
+
+def test_trials_are_sums_of_errors():
+    """Also where a stack has one matrix for all of its products."""
+    a = torch.ones(1, 64, 100).expand(3, -1, -1)
+    product = Product(a, torch.ones(3, 100, 64), torch.ones(3, 64, 64), torch.ones(3, 64, 1))
+    tried = products._random_product(product.layout(), torch.float64)
+    assert tried.layout() == product.layout()
+    assert products._has_bits_of_one_thread(tried, tried, 1)
+    assert 0 < tried.out.abs().max() < 1e-12
+
+
 def test_parts_of_wider_memory_have_a_layout_of_their_own():
     """Their bits may depend on other threads than those of the same shape."""
     tight = _product(170, 512, 65)
