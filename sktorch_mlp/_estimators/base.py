@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, ClassVar, Self
@@ -244,6 +245,9 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
         """Activated outputs of shape (n_rows, n_outputs), as a tensor on the device if X is validated as a tensor."""
         if not hasattr(self, "coefs_"):  # the check takes as long as a product
             check_is_fitted(self, "coefs_")
+        if self.device_.type == "cpu" and inputs.is_valid_if_finite(self, X):
+            with suppress(ValueError):  # validation has the words for what is wrong
+                return self._predict_outputs(X, check=True).numpy()
         X = inputs.validate_prediction(self, X, None if self.device_.type == "cpu" else self._place_on_gpu)
         outputs = self._predict_outputs(X)
         return outputs if isinstance(X, torch.Tensor) else outputs.cpu().numpy()

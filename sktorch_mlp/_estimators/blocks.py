@@ -17,7 +17,8 @@ from torch import Tensor
 
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._nn.concurrent import start_thread
-from sktorch_mlp._nn.matmul import quiet_numpy
+from sktorch_mlp._nn.matmul import call_quietly
+from sktorch_mlp._nn.tensors import empty_for_others
 from sktorch_mlp._nn.threads import ThreadChoice, threads_for_large_calls
 from sktorch_mlp._training.threads import available_threads, on_one_thread
 
@@ -154,12 +155,12 @@ class _Blocks:
 @on_one_thread
 def _help(orders: SimpleQueue[_Blocks | None]) -> None:
     """Help with what is ordered, until nothing more will be."""
-    with torch.inference_mode(False), torch.no_grad(), quiet_numpy():
+    with torch.inference_mode(False), torch.no_grad():
         while (blocks := orders.get()) is not None:
             with suppress(
                 Exception
             ):  # the caller computes the block again, and has the error if it is not the helper's alone
-                blocks.help()
+                call_quietly(blocks.help)
             del blocks
 
 
@@ -201,7 +202,7 @@ def predict_blocks(
 ) -> Tensor:
     """Predict block by block, on several threads if these are quicker. Which rows are in a block does not depend on that.
 
-    To be called on one thread, without gradients and autocast, and within `quiet_numpy`. Helpers are so, too.
+    To be called on one thread, without gradients and autocast, and within `call_quietly`. Helpers are so, too.
 
     Parameters
     ----------
@@ -218,8 +219,7 @@ def predict_blocks(
         Whether helpers may predict.
     """
     n_rows = len(rows)
-    with torch.inference_mode(False):  # which helpers are not in
-        predictions = like.new_empty(n_rows, n_outputs)
+    predictions = empty_for_others(like, n_rows, n_outputs)  # for helpers
     slices = [slice(start, start + block_rows) for start in range(0, n_rows, block_rows)]
 
     def compute(block: int) -> Tensor:

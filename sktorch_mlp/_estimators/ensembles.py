@@ -19,7 +19,7 @@ from sktorch_mlp._nn.inputs import DenseBatch
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
 from sktorch_mlp._nn.matmul import Scratch
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
-from sktorch_mlp._nn.tensors import as_tensor, most_precise_dtype, to_device, without_autocast
+from sktorch_mlp._nn.tensors import as_tensor, most_precise_dtype, to_device, without_autocast, without_gradients
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.progress import DivergenceError
 
@@ -186,7 +186,7 @@ class _StackPredictor:
         widest = max(n_fixed, n_networks * max(coef.shape[1] for coef in coefs))
         self._block_rows = max(_BLOCK_ROWS, _BLOCK_SIZE // widest)
 
-    @torch.no_grad()
+    @without_gradients
     def __call__(self, rows: Rows) -> Tensor:
         with torch.inference_mode(False), without_autocast(rows.device):
             return predict_blocks(

@@ -277,8 +277,8 @@ class FittedMLP(MLPParameters, SavableEstimator):
             return Rows.from_array(X, self.device_, self._prediction_dtype(X))
         return X
 
-    def _predict_outputs(self, X: Any) -> torch.Tensor:
-        """Activated outputs for validated X, of shape (n_rows, n_outputs)."""
+    def _predict_outputs(self, X: Any, *, check: bool = False) -> torch.Tensor:
+        """Activated outputs for validated X, of shape (n_rows, n_outputs); a ValueError if it is to be checked and not finite."""
         dtype = self._prediction_dtype(X)
         if isinstance(X, np.ndarray) and X.dtype != dtype and X.dtype not in ROW_DTYPES:
             X = X.astype(np.float64)  # a lower precision is left to those who check that it can hold the values
@@ -297,7 +297,7 @@ class FittedMLP(MLPParameters, SavableEstimator):
             predictor = self._weight_arrays.cached("predictor", self._all_arrays(self.activation), dtype, make)
         else:
             predictor = make()
-        return predictor(X)
+        return predictor(X, check=check)
 
     def __getstate__(self) -> dict[str, Any]:
         """All as plain values. Curves that are lists of the progress are named, since they are there already."""

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from sktorch_mlp._data.rows import Rows, cast
 from sktorch_mlp._nn.activations import ActivationLike
-from sktorch_mlp._nn.few_rows import FewRows, most_few_rows
+from sktorch_mlp._nn.few_rows import FewRows, check_sums, most_few_rows
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
-from sktorch_mlp._nn.matmul import Scratch, addmm, quiet_numpy
+from sktorch_mlp._nn.matmul import Scratch, addmm, call_quietly
 from sktorch_mlp._nn.network import hidden_functions
-from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype, without_autocast
+from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype, without_autocast, without_gradients
 
 from .blocks import predict_blocks, share_block
 
@@ -85,35 +85,44 @@ class Predictor:
             self._few_rows = FewRows(coefs, intercepts, activations, out_activation, norms)
             self._most_few_rows = min(most_few_rows(self._dtype), _ONE_BLOCK // (self._n_coefs * self._dtype.itemsize))
 
-    def __call__(self, X: Any) -> Tensor:
+    def __call__(self, X: Any, *, check: bool = False) -> Tensor:
         """Activated outputs, of shape (n_rows, n_outputs). Their bits do not depend on the number of threads.
 
         Parameters
         ----------
         X : ndarray, Tensor, sparse array, DiskArray or Rows of shape (n_rows, n_features)
             Validated.
+        check : bool, default=False
+            Whether a dense X, on a CPU, may not be finite.
+
+        Raises
+        ------
+        ValueError
+            If X is to be checked and not finite, or a sum of the first layer is not.
         """
         if isinstance(X, Rows):
             return self.predict_rows(X)
         if self._few_rows is None or type(X) is not np.ndarray or len(X) > self._most_few_rows:
-            return self.predict_rows(Rows.from_array(X, self._device, self._dtype))
+            return self.predict_rows(Rows.from_array(X, self._device, self._dtype), check=check)
         if X.dtype != self._dtype:
             X = cast(as_tensor(X), self._first_coef.dtype).numpy()
-        with without_autocast(self._device), quiet_numpy():
-            return torch.from_numpy(self._compute_block(len(X), self._few_rows, X))
+        with without_autocast(self._device):
+            compute = partial(self._few_rows, check=check)
+            return torch.from_numpy(call_quietly(self._compute_block, len(X), compute, X))
 
-    @torch.no_grad()
-    def predict_rows(self, rows: Rows) -> Tensor:
+    @without_gradients
+    def predict_rows(self, rows: Rows, *, check: bool = False) -> Tensor:
         """The same for rows."""
         first_coef = self._first_coef
         if rows.is_sparse:  # sparse products want their operand input-major
             first_coef = first_coef.mT.contiguous().mT
         n_blocks = self._count_blocks(rows)
-        with without_autocast(self._device), quiet_numpy():
+        with without_autocast(self._device):
             if n_blocks == 1:
-                return self._compute_block(len(rows), self._predict, rows, first_coef)
-            return predict_blocks(
-                partial(self._predict, first_coef=first_coef),
+                return call_quietly(self._compute_block, len(rows), self._predict, rows, first_coef, check)
+            return call_quietly(
+                predict_blocks,
+                partial(self._predict, first_coef=first_coef, check=check),
                 rows,
                 -(-len(rows) // n_blocks),
                 first_coef,
@@ -147,11 +156,11 @@ class Predictor:
             n_blocks = max(n_blocks + n_blocks % 2, 2 * n_pairs)
         return n_blocks
 
-    def _predict(self, rows: Rows, first_coef: Tensor) -> Tensor:
+    def _predict(self, rows: Rows, first_coef: Tensor, check: bool) -> Tensor:
         if self._few_rows is not None and len(rows) <= self._most_few_rows and not rows.is_sparse:
             X = rows.X if isinstance(rows.X, Tensor) else rows[:].X
             assert isinstance(X, Tensor)
-            return torch.from_numpy(self._few_rows(cast(X, first_coef.dtype).numpy()))
+            return torch.from_numpy(self._few_rows(cast(X, first_coef.dtype).numpy(), check=check))
         try:
             scratch = self._scratch.pop()
         except IndexError:
@@ -159,6 +168,8 @@ class Predictor:
         is_cast_here = self._is_cpu and rows.are_cast and not rows.is_streamed
         out = scratch.rows(len(rows), first_coef.shape[1], first_coef) if is_cast_here else None
         units = rows.all_rows(out=out).affine_once(first_coef, self._first_column, scratch)
+        if check:
+            check_sums(units[0])
         for column, coef, function in self._deeper:
             units = addmm(column, coef, function(units), scratch)
         outputs = self._activate_outputs_(units).mT

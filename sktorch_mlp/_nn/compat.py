@@ -1,4 +1,4 @@
-"""What PyTorch has but does not document: derivatives of activations, the threads of the calling thread alone, its BLAS.
+"""What PyTorch has but does not document: derivatives of activations, threads of the calling thread, its BLAS, a setter.
 
 The derivatives are those that autograd itself calls. They write into the gradient, so that a training step makes no
 buffer. Where one is gone, the derivative is written out or taken by autograd, which is slower and gives the same
@@ -22,6 +22,10 @@ Backward = Callable[[Tensor, Tensor], object]
 
 #: ``set(n_threads)`` sets threads.
 ThreadSetter = Callable[[int], Any]
+
+
+#: ``set_grad_enabled(is_enabled)`` in one step, which Ctrl-C cannot come into.
+set_grad_enabled: Callable[[bool], Any] = getattr(torch._C, "_set_grad_enabled", torch.set_grad_enabled)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -13,7 +14,7 @@ from .activations import ActivationLike
 from .losses import OUTPUT_ACTIVATIONS
 from .matmul import ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS, mm
 from .network import hidden_functions
-from .tensors import as_tensor
+from .tensors import as_tensor, without_gradients
 
 #: Bytes of the values of one feature in most rows that are few.
 _FEW_BYTES = 1024
@@ -79,18 +80,30 @@ class FewRows:
             for coef, intercept, function in zip(coefs, intercepts, of_arrays, strict=True)
         ]
 
-    def __call__(self, X: np.ndarray) -> np.ndarray:
-        """Activated outputs of shape (n_rows, n_outputs), for X of the precision of the network.
+    def __call__(self, X: np.ndarray, *, check: bool = False) -> np.ndarray:
+        """Activated outputs of shape (n_rows, n_outputs), for X of the precision of the network; see `check_sums`.
 
-        To be called without autocast, on one thread, and within `quiet_numpy`.
+        To be called without autocast, on one thread, and within `call_quietly`.
         """
         units = X
         for coef, coef_array, numpy_rows, intercept, activate in self._layers:
             by_numpy = len(units) in numpy_rows
             units = np.dot(units, coef_array) if by_numpy else mm(as_tensor(units), coef).numpy()
+            if check:
+                check_sums(units[:, 0])
+                check = False
             units += intercept
             units = activate(units)
         return units
+
+
+def check_sums(sums: np.ndarray | Tensor) -> None:
+    """Raise a ValueError if the sums of a unit of the first layer are not finite, as those of rows are that are not.
+
+    NaN or infinity times any weight, and plus anything, is one of the two. There is one sum for each row, where X has all features.
+    """
+    if not math.isfinite(sums.sum()):
+        raise ValueError("X, or a sum of the first layer, is not finite.")
 
 
 def most_few_rows(dtype: np.dtype) -> int:
@@ -105,12 +118,12 @@ def _numpy_rows(n_out: int, n_in: int) -> range:
     return range(first, of_matrices // (n_out * n_in) + 1)
 
 
-@torch.no_grad()
+@without_gradients
 def _call(function: Callable[[Tensor], Tensor], units: np.ndarray) -> np.ndarray:
     return function(torch.from_numpy(units)).resolve_neg().numpy()
 
 
-@torch.no_grad()
+@without_gradients
 def _call_transposed(function: Callable[[Tensor], Tensor], units: np.ndarray) -> np.ndarray:
     return function(torch.from_numpy(units.T)).resolve_neg().numpy().T
 

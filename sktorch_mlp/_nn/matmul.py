@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +18,11 @@ from torch import Tensor
 
 from .compat import has_own_kernels
 from .products import Product, compute_shared, share_product
+from .tensors import empty_for_others
 from .threads import may_share
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 #: A product that writes to the same buffer at every call.
 BoundProduct = Callable[[], object]
@@ -41,15 +46,23 @@ _NARROW = 16
 _LEAST_SLOW = 96
 
 
-def quiet_numpy() -> np.errstate:
-    """Let numpy's products overflow without a warning, as PyTorch's do. What is not finite is reported elsewhere."""
-    return np.errstate(all="ignore")
+def call_quietly(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    """Call a function in which numpy's products overflow without a warning, as PyTorch's do. What is not finite is reported elsewhere.
+
+    It has a context of its own. Ctrl-C at the beginning of `errstate.__exit__` would leave that of the caller quiet for good.
+    """
+
+    def call() -> _R:
+        np.seterr(all="ignore")  # of this context
+        return function(*args, **kwargs)
+
+    return copy_context().run(call)
 
 
 def bind_mm(a: Tensor, b: Tensor, out: Tensor, *, bfloat16: bool = False) -> BoundProduct:
     """Return a call that writes ``a @ b`` to `out`; `bfloat16` rounds the operands, and the result is float32.
 
-    To be called within `quiet_numpy`.
+    To be called within `call_quietly`.
     """
     if bfloat16:
         return partial(_mm_bfloat16, a, b, out)
@@ -105,8 +118,7 @@ class Scratch:
 def _enlarged(memory: Tensor, size: int, like: Tensor) -> Tensor:
     if memory.numel() >= size and memory.dtype == like.dtype:
         return memory
-    with torch.inference_mode(False):  # others may be in no such mode
-        return like.new_empty(size)
+    return empty_for_others(like, size)
 
 
 def mm(a: Tensor, b: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from .activations import ActivationLike, function_key, get_activation
 from .dropout import Dropout
 from .embeddings import TableEmbedding
 from .modules import EPSILON, NORM_NAMES, sequential
-from .tensors import as_tensor, join_states, select_networks
+from .tensors import as_tensor, join_states, select_networks, without_gradients
 
 _CPU = torch.device("cpu")
 
@@ -221,7 +221,7 @@ class StackedMLP(nn.Module):
             units = coef @ (functions[layer - 1](units) if layer else units) + intercept.unsqueeze(-1)
         return units
 
-    @torch.no_grad()
+    @without_gradients
     def set_weights(
         self,
         network: int,

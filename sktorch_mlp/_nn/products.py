@@ -163,7 +163,7 @@ def _random_product(layout: Any, dtype: torch.dtype) -> Product:
     """A product of this layout. Each term of a sum has its opposite, so that what remains are errors, which depend on the order."""
     generator = torch.Generator("cpu").manual_seed(0)
 
-    def random_matrix(shape: tuple[int, ...], strides: tuple[int, ...], first_byte: int = 0) -> Tensor:
+    def random_matrix(shape: tuple[int, ...], strides: tuple[int, ...], *, first_byte: int = 0) -> Tensor:
         size = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         memory = torch.empty(size + _ALIGNMENT, dtype=dtype, device="cpu").normal_(generator=generator)
         first = (first_byte - memory.data_ptr()) % _ALIGNMENT // memory.itemsize
@@ -173,7 +173,7 @@ def _random_product(layout: Any, dtype: torch.dtype) -> Product:
     product = Product(
         random_matrix(*of_a),
         random_matrix(*of_b),
-        random_matrix(*of_out, first_byte),
+        random_matrix(*of_out, first_byte=first_byte),
         None if of_summand is None else random_matrix(*of_summand).mul_(torch.finfo(dtype).eps),
     )
     a, b = _once(product.a), _once(product.b)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
-from typing import Any
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
+
+from .compat import set_grad_enabled
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 #: What `state_dict` gives: tensors and lists whose first axis is that of the networks, and dicts of these.
 StateDict = dict[str, Any]
@@ -154,6 +159,29 @@ def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
         return _NO_CONTEXT
     autocast: AbstractContextManager[Any] = torch.autocast(device.type, enabled=False)
     return autocast
+
+
+def without_gradients(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Record nothing for gradients in a function. Ctrl-C at the beginning of `no_grad.__exit__` would leave that so for good."""
+
+    @wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        is_enabled = torch.is_grad_enabled()
+        try:
+            set_grad_enabled(False)
+            return function(*args, **kwargs)
+        finally:
+            set_grad_enabled(is_enabled)
+
+    return call
+
+
+def empty_for_others(like: Tensor, *shape: int) -> Tensor:
+    """Memory that those who are in no inference mode may use as well."""
+    if not torch.is_inference_mode_enabled():
+        return like.new_empty(shape)
+    with torch.inference_mode(False):
+        return like.new_empty(shape)
 
 
 class _Writeable:

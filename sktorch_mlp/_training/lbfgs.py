@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sktorch_mlp._data.batches import MiniBatches
+from sktorch_mlp._nn.tensors import without_gradients
 
 from .fit import Fit
 from .progress import TrainingOptions
@@ -20,7 +21,7 @@ from .steps import Trainer
 _STOPPED_BY_CALLBACK = 99
 
 
-@torch.no_grad()
+@without_gradients
 def train_lbfgs(fit: Fit) -> scipy.optimize.OptimizeResult:
     """Minimize the loss of one network over all rows. Parameters change in place.
 

@@ -6,14 +6,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-import torch
-
 from sktorch_mlp._data.batches import MiniBatches
 from sktorch_mlp._data.rows import SEGMENT_ROWS
 from sktorch_mlp._data.samples import TrainingData
 from sktorch_mlp._data.streams import StreamedBatches
 from sktorch_mlp._nn.network import StackedMLP
-from sktorch_mlp._nn.tensors import StateDict, select_networks
+from sktorch_mlp._nn.tensors import StateDict, select_networks, without_gradients
 
 from .fit import Fit
 from .optimizers import Optimizer
@@ -22,7 +20,7 @@ from .steps import Trainer
 from .validation import Validator
 
 
-@torch.no_grad()
+@without_gradients
 def train(fits: Sequence[Fit], check: Callable[[], None] = lambda: None, *, segment_rows: int = SEGMENT_ROWS) -> None:
     """Train fits with equal keys side by side as one stack. Each gets what it would get alone, up to rounding.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from sktorch_mlp._data.batches import MiniBatches, Segment
 from sktorch_mlp._nn.gradients import Gradient
 from sktorch_mlp._nn.losses import Loss
-from sktorch_mlp._nn.matmul import BoundProduct, bind_mm, bind_vecdot, quiet_numpy
+from sktorch_mlp._nn.matmul import BoundProduct, bind_mm, bind_vecdot, call_quietly
 from sktorch_mlp._nn.network import StackedMLP
 from sktorch_mlp._nn.tensors import squeeze_stack
 from sktorch_mlp._nn.threads import share_elementwise
@@ -225,9 +225,8 @@ class Trainer:
         list of list of float
             Loss of each epoch for each network, penalty included: the losses of its batches, averaged over rows.
         """
-        with quiet_numpy():
-            segments = self._minibatches.next_epochs(n_epochs, is_followed=is_followed)
-            shares = [self._segment_steps[segment].run(n_epochs) for segment in segments]
+        segments = self._minibatches.next_epochs(n_epochs, is_followed=is_followed)
+        shares = [call_quietly(self._segment_steps[segment].run, n_epochs) for segment in segments]
         total = shares[0] if len(shares) == 1 else torch.stack(shares).sum(0)
         losses = total.tolist()
         return [[loss] for loss in losses] if total.ndim == 1 else [*map(list, zip(*losses, strict=True))]

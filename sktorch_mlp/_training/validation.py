@@ -12,7 +12,7 @@ from torch import Tensor
 from sktorch_mlp._data.samples import Samples
 from sktorch_mlp._nn.gradients import ForwardPass
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS, Loss, weighted_mean
-from sktorch_mlp._nn.matmul import quiet_numpy
+from sktorch_mlp._nn.matmul import call_quietly
 from sktorch_mlp._nn.network import StackedMLP
 from sktorch_mlp._nn.tensors import squeeze_stack
 
@@ -58,8 +58,7 @@ class Validator:
 
     def __call__(self) -> list[tuple[float, float]]:
         """Score and loss of each network; nan where a prediction is not finite."""
-        with quiet_numpy():
-            logits = self._logits()
+        logits = call_quietly(self._logits)
         scaled = [self._losses(self._to_loss_input(factor * logits)) for factor in self._other_factors]
         loss_input = self._to_loss_input(logits)
         predictions = self._activate_(logits.clone()) if self._loss.of_logits else loss_input

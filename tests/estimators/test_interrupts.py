@@ -3,9 +3,15 @@
 import signal
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+
+from sktorch_mlp import MLPTorchRegressor
+from tests.interrupts import interrupt_call
 
 _INTERRUPTED = """
 import gc, signal, sys, threading, time
@@ -62,3 +68,28 @@ def test_interrupts_leave_no_thread_that_waits_for_ever(call):
     result = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False, cwd=root)
     assert result.stdout == "ends True\n", result.stderr
     assert result.returncode == 0
+
+
+def _settings():
+    return np.geterr(), torch.get_num_threads(), torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("n_rows", [1, 300])
+def test_interrupts_leave_settings_as_they_were(n_rows):
+    """Also at the beginning of what would put them back."""
+    features = np.random.RandomState(0).normal(size=(300, 40))
+    model = MLPTorchRegressor(hidden_layer_sizes=(5,), device="cpu").partial_fit(features, features[:, 0])
+    expected = model.predict(features[:n_rows])
+    settings, trace = _settings(), sys.gettrace()
+    for number in count(1):
+        try:
+            sys.settrace(interrupt_call(number))
+            model.predict(features[:n_rows])
+            break
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(trace)
+        assert _settings() == settings
+    assert number > 10
+    assert np.array_equal(model.predict(features[:n_rows]), expected)

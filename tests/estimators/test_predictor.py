@@ -92,9 +92,9 @@ def test_large_rows_are_cast_block_by_block():
 def test_blocks_of_wide_rows_take_little_memory(monkeypatch):
     predict, n_rows = Predictor._predict, []
 
-    def record(self, rows, first_coef):
+    def record(self, rows, first_coef, check):
         n_rows.append(len(rows))
-        return predict(self, rows, first_coef)
+        return predict(self, rows, first_coef, check)
 
     monkeypatch.setattr(Predictor, "_predict", record)
     coef, intercept = torch.ones(2, 3000, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
@@ -152,3 +152,50 @@ def test_dates_are_no_numbers():
     model = MLPTorchRegressor(hidden_layer_sizes=(7,), max_iter=3).fit(X, X[:, 0])
     with pytest.raises(TypeError, match="datetime64"):
         model.predict(np.zeros(X.shape, "datetime64[s]"))
+
+
+# Whether X is finite -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[np.float32, np.float64], ids=["float32", "float64"])
+def wide_pair(request):
+    """Estimators of 120 features, the first unit of which has no weight."""
+    rows = np.random.RandomState(0).normal(size=(60, 120)).astype(request.param)
+    models = pair("regressor", hidden_layer_sizes=(20,), max_iter=2)
+    for model in models:
+        model.fit(rows, rows[:, 0])
+        model.coefs_[0][:, 0] = 0
+    return models
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("n_rows", [80, 1500, 2 * BLOCK_ROWS + 100])
+def test_what_is_not_finite_is_found_in_sums(wide_pair, n_rows, value):
+    """Sums of one unit are looked at in place of X, also if its weights are zero. The errors are scikit-learn's."""
+    model, reference = wide_pair
+    dtype = model.coefs_[0].dtype
+    rows = np.random.RandomState(1).normal(size=(n_rows, 120)).astype(dtype)
+    assert_allclose(model.predict(rows), reference.predict(rows), rtol=RTOL[dtype.type], atol=RTOL[dtype.type])
+    for layout in (np.asarray, np.asfortranarray, lambda X: np.repeat(X, 2, axis=1)[:, ::2]):
+        for row, column in [(0, 0), (n_rows - 1, 119), (n_rows // 2, 50)]:
+            wrong = rows.copy()
+            wrong[row, column] = value
+            messages = []
+            for estimator in wide_pair:
+                with pytest.raises(ValueError, match=r"infinity|NaN") as caught:
+                    estimator.predict(layout(wrong))
+                messages.append(str(caught.value).replace("MLPTorch", "MLP"))
+            assert messages[0] == messages[1]
+
+
+def test_sums_that_overflow_are_no_errors(wide_pair):
+    model, reference = wide_pair
+    large = np.full((200, 120), np.finfo(model.coefs_[0].dtype).max / 2, model.coefs_[0].dtype)
+    with np.errstate(all="ignore"):
+        assert_array_equal(np.isfinite(model.predict(large)), np.isfinite(reference.predict(large)))
+
+
+def test_finite_rows_are_not_looked_at(wide_pair, monkeypatch):
+    rows = np.zeros((200, 120), wide_pair[0].coefs_[0].dtype)
+    monkeypatch.delattr("sktorch_mlp._estimators.inputs._is_finite")
+    assert len(wide_pair[0].predict(rows)) == 200

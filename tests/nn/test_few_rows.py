@@ -11,7 +11,7 @@ from torch.nn import functional
 from sktorch_mlp._nn import few_rows
 from sktorch_mlp._nn.activations import ACTIVATIONS, get_activation
 from sktorch_mlp._nn.few_rows import FewRows, most_few_rows
-from sktorch_mlp._nn.matmul import ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS, quiet_numpy
+from sktorch_mlp._nn.matmul import ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS, call_quietly
 from tests.nn.helpers import OUT_ACTIVATIONS, seeded
 
 
@@ -26,8 +26,7 @@ def forward_pass(coefs, intercepts, activation, out_activation="softmax", norms=
     forward = FewRows(coefs, intercepts, [activation] * (len(coefs) - 1), out_activation, norms)
 
     def call(X):
-        with quiet_numpy():
-            return forward(X)
+        return call_quietly(forward, X)
 
     return call
 

@@ -11,6 +11,7 @@ import pytest
 from sktorch_mlp._nn.concurrent import start_thread
 from sktorch_mlp._parallel import task_threads
 from sktorch_mlp._parallel.task_threads import TaskThreads
+from tests.interrupts import interrupt_call
 
 
 def _names():
@@ -96,24 +97,12 @@ def test_threads_end_with_what_has_started_them():
     _wait_until(lambda: not _names())
 
 
-def _interrupt_call(number):
-    """Trace function that raises KeyboardInterrupt where a function of Python begins, as Ctrl-C may."""
-    calls = count(1)
-
-    def trace(frame, event, arg):
-        if event == "call" and next(calls) == number:
-            sys.settrace(None)
-            raise KeyboardInterrupt
-
-    return trace
-
-
 def test_ctrl_c_at_any_call_leaves_threads_that_work():
     before = sys.gettrace()
     for number in count(1):
         threads, is_interrupted = TaskThreads(2, "tested"), False
         try:
-            sys.settrace(_interrupt_call(number))
+            sys.settrace(interrupt_call(number))
             for _ in range(3):
                 threads.submit(int, lambda future: None)
         except KeyboardInterrupt:
