@@ -32,9 +32,9 @@ from sktorch_mlp._data.streams import StreamedBatches
 from sktorch_mlp._nn.dropout import Dropout
 from sktorch_mlp._nn.gradients import Gradient
 from sktorch_mlp._training.cuda_graphs import CudaGraph
+from tests.estimators.helpers import Chunked
 from tests.estimators.tables import SMALL as SMALL_TABLE
 from tests.estimators.tables import numbers, table
-from tests.estimators.test_streams import Chunked
 from tests.simulated.devices import simulated_devices
 
 pytestmark = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,12 +49,13 @@ class DiskArray:
             )
         #: of the rows that are read
         self.dtype = dtype if dtype in ROW_DTYPES else np.dtype(np.float64)
+        self.name = "X"  # in errors
 
     @property
     def chunk_rows(self) -> int:
         """Rows of the largest chunk of the file; 1 if it has none."""
         sizes = np.atleast_1d(self.chunks[0]) if isinstance(self.chunks, tuple) and self.chunks else np.ones(1, int)
-        return int(sizes.max()) if sizes.size and sizes.dtype.kind in "iu" else 1
+        return max(1, int(sizes.max())) if sizes.size and sizes.dtype.kind in "iu" else 1
 
     @property
     def nbytes(self) -> int:
@@ -103,7 +105,7 @@ class DiskArray:
         if isinstance(rows, slice) and not self._stored:
             with np.errstate(over="ignore"):
                 values = np.asarray(self._array[rows]).astype(dtype, copy=False)
-            _check_finite(values, indices)
+            self._check_finite(values, indices)
         else:
             values = np.empty((len(indices), self.shape[1]), dtype)
             self.read_into(values, indices, n_threads)
@@ -160,26 +162,30 @@ class DiskArray:
             try:
                 if self._stored:
                     self._stored.read_into(out, ascending)
+            except FileNotFoundError:  # a chunk has been removed meanwhile, for which Zarr would fill in zeros
+                raise
             except OSError:  # there is no room for another map
                 self._stored = None
             if not self._stored:
                 first, last = ascending[0], ascending[-1]
                 out[:] = np.asarray(self._array[first : last + 1])[as_slice(ascending - first)]
-        _check_finite(out, ascending)
+        self._check_finite(out, ascending)
 
-
-def _check_finite(values: np.ndarray, rows: np.ndarray) -> None:
-    is_finite = np.isfinite(values)
-    if not is_finite.all():
-        wrong = rows[np.argmin(is_finite.all(1))]
-        raise ValueError(
-            f"Input X contains NaN or infinity, in row {wrong}, or a value too large for {values.dtype!r}."
-        )
+    def _check_finite(self, values: np.ndarray, rows: np.ndarray) -> None:
+        is_finite = np.isfinite(values)
+        if not is_finite.all():
+            wrong = rows[np.argmin(is_finite.all(1))]
+            raise ValueError(
+                f"Input {self.name} contains NaN or infinity, in row {wrong}, or a value too large for {values.dtype!r}. "
+                "Replace what is missing, or scale the features."
+            )
 
 
 def is_disk_array(X: Any) -> bool:
-    """Whether X is read by slices, and is not in memory."""
-    return not isinstance(X, np.ndarray) and all(hasattr(X, name) for name in ("shape", "dtype", "chunks"))
+    """Whether X is read by slices, and is not in memory. An array of Dask that has not counted its rows cannot be."""
+    if isinstance(X, np.ndarray) or not all(hasattr(X, name) for name in ("shape", "dtype", "chunks")):
+        return False
+    return all(isinstance(n, Integral) for n in X.shape or ())
 
 
 def memory_map(X: Any) -> Any:

@@ -136,12 +136,15 @@ def _decompress_chunk(
 
     Raises
     ------
+    FileNotFoundError
+        If the chunk is gone.
     OSError
         If that cannot be done, of which its library knows more.
     """
     path, _ = locate(down, across)
+    stored = np.fromfile(path, np.uint8)
     try:
-        return np.frombuffer(decode(np.fromfile(path, np.uint8), out), dtype).reshape(shape)
+        return np.frombuffer(decode(stored, out), dtype).reshape(shape)
     except Exception as error:
         raise OSError(f"{path} has no chunk of {shape}.") from error
 

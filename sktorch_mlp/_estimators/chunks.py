@@ -12,7 +12,7 @@ from sklearn import config_context, get_config
 from sklearn.base import is_classifier
 from torch.utils.data import DataLoader, Dataset
 
-from sktorch_mlp._data.arrays import Chunk, ChunkedRows, DiskArray
+from sktorch_mlp._data.arrays import Chunk, ChunkedRows, DiskArray, is_disk_array
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._data.samples import Samples
 from sktorch_mlp._nn.network import NetworkSpec
@@ -137,7 +137,8 @@ class Chunks:
                 continue
             try:
                 with config_context(**self._config):
-                    inputs = Inputs(to_host(chunk[0], "X"), *chunk[1:])
+                    X = np.asarray(chunk[0][:]) if is_disk_array(chunk[0]) else to_host(chunk[0], "X")
+                    inputs = Inputs(X, *chunk[1:])
                     validated = validate_training(self._estimator, inputs, self._precision, reset=reset, is_part=True)
                 self._check_kind(validated)
             except ValueError as error:
@@ -159,11 +160,14 @@ def is_chunked(inputs: Inputs) -> bool:
     if is_array or not isinstance(X, Iterable):
         return False
     # A list may also be an X whose y has been forgotten.
-    return not isinstance(X, list | tuple) or (len(X) > 0 and isinstance(X[0], tuple | list) and _is_table(X[0]))
+    return not isinstance(X, list | tuple) or (len(X) > 0 and _has_arrays(X[0]))
 
 
-def _is_table(chunk: Any) -> bool:
-    return 2 <= len(chunk) <= 3 and np.ndim(chunk[0]) == 2
+def _has_arrays(chunk: Any) -> bool:
+    """Whether this is no row of numbers, but a chunk or meant to be one."""
+    if not isinstance(chunk, tuple | list):
+        return isinstance(chunk, dict)
+    return len(chunk) > 0 and (np.ndim(chunk[0]) == 2 or bool(getattr(chunk[0], "shape", ())))
 
 
 def _describe(value: Any) -> str:

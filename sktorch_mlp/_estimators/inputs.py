@@ -251,6 +251,8 @@ def validate_validation(
         return inputs
     with validation_named_in_errors():
         inputs = validate_training(estimator, inputs, dtype, reset=False)
+        if isinstance(inputs.X, DiskArray):  # which is read later
+            inputs.X.name = "X_val"
     targets.check_validation(inputs.y, None if training is None else training.y)
     return inputs
 

@@ -158,6 +158,16 @@ def test_what_cannot_be_decompressed_is_reported_by_zarr(tmp_path):
         DiskArray(array)[20:40]
 
 
+@pytest.mark.parametrize("compressors", [None, zarr.codecs.ZstdCodec()], ids=["", "zstd"])
+def test_a_chunk_that_is_removed_meanwhile_is_an_error(tmp_path, compressors):
+    """Zarr would fill it in."""
+    disk = DiskArray(_zarr(tmp_path, compressors=compressors))
+    disk.read(slice(0, 12), np.dtype(np.float32))
+    (tmp_path / "X" / "c" / "2" / "1").unlink()
+    with pytest.raises(FileNotFoundError, match="c/2/1"):
+        disk.read(slice(0, 50), np.dtype(np.float32))
+
+
 def test_decompressed_chunks_go_with_their_array(tmp_path):
     array = DiskArray(_zarr(tmp_path / "files", compressors="auto"))
     array[3:10]

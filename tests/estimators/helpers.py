@@ -77,3 +77,15 @@ class Sliced:
 
     def __getitem__(self, rows):
         return self.values[rows]
+
+
+class Chunked:
+    """Chunks of so many rows, again and again."""
+
+    def __init__(self, n_rows, X, *others):
+        self.n_rows, self.arrays, self.n_passes = n_rows, (X, *others), 0
+
+    def __iter__(self):
+        self.n_passes += 1
+        for start in range(0, len(self.arrays[0]), self.n_rows):
+            yield tuple(array[start : start + self.n_rows] for array in self.arrays)
