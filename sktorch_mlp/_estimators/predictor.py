@@ -14,7 +14,7 @@ from sktorch_mlp._data.rows import Rows, cast
 from sktorch_mlp._nn.activations import ActivationLike
 from sktorch_mlp._nn.few_rows import FewRows, check_sums, most_few_rows
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
-from sktorch_mlp._nn.matmul import Scratch, addmm, call_quietly
+from sktorch_mlp._nn.matmul import Scratch, addmm, call_own_quietly, call_quietly
 from sktorch_mlp._nn.network import hidden_functions
 from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype, without_autocast, without_gradients
 
@@ -76,8 +76,8 @@ class Predictor:
         if not is_cpu:
             widest = max(coefs[0].shape[1], *(len(coef) for coef in coefs))
             self._block_rows = max(BLOCK_ROWS, _GPU_NUMBERS // widest)
-        #: a function of the user's may not be made for several threads
-        self._may_share = is_cpu and all(isinstance(name, str) for name in activations)
+        self._has_users_functions = not all(isinstance(name, str) for name in activations)
+        self._may_share = is_cpu and not self._has_users_functions  # which may not be made for several threads
         self._few_rows: FewRows | None = None
         self._most_few_rows = 0
         self._seen: set[int] = set()  # rows of blocks whose products may be worth more threads
@@ -107,8 +107,8 @@ class Predictor:
         if X.dtype != self._dtype:
             X = cast(as_tensor(X), self._first_coef.dtype).numpy()
         with without_autocast(self._device):
-            compute = partial(self._few_rows, check=check)
-            return torch.from_numpy(call_quietly(self._compute_block, len(X), compute, X))
+            call = call_quietly if self._has_users_functions else call_own_quietly
+            return torch.from_numpy(call(self._compute_block, len(X), self._few_rows, X, check))
 
     @without_gradients
     def predict_rows(self, rows: Rows, *, check: bool = False) -> Tensor:
@@ -160,7 +160,7 @@ class Predictor:
         if self._few_rows is not None and len(rows) <= self._most_few_rows and not rows.is_sparse:
             X = rows.X if isinstance(rows.X, Tensor) else rows[:].X
             assert isinstance(X, Tensor)
-            return torch.from_numpy(self._few_rows(cast(X, first_coef.dtype).numpy(), check=check))
+            return torch.from_numpy(self._few_rows(cast(X, first_coef.dtype).numpy(), check))
         try:
             scratch = self._scratch.pop()
         except IndexError:

@@ -80,7 +80,7 @@ class FewRows:
             for coef, intercept, function in zip(coefs, intercepts, of_arrays, strict=True)
         ]
 
-    def __call__(self, X: np.ndarray, *, check: bool = False) -> np.ndarray:
+    def __call__(self, X: np.ndarray, check: bool = False) -> np.ndarray:
         """Activated outputs of shape (n_rows, n_outputs), for X of the precision of the network; see `check_sums`.
 
         To be called without autocast, on one thread, and within `call_quietly`.

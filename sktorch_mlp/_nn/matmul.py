@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -23,6 +23,10 @@ from .threads import may_share
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+#: Where numpy gives no warning, and no variable has been set.
+_QUIET_CONTEXT = Context()
+_QUIET_CONTEXT.run(np.seterr, all="ignore")
 
 #: A product that writes to the same buffer at every call.
 BoundProduct = Callable[[], object]
@@ -57,6 +61,11 @@ def call_quietly(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs
         return function(*args, **kwargs)
 
     return copy_context().run(call)
+
+
+def call_own_quietly(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    """The same in a fifth of the time, for a function that calls none of the user's, which may read variables of the context."""
+    return _QUIET_CONTEXT.copy().run(function, *args, **kwargs)
 
 
 def bind_mm(a: Tensor, b: Tensor, out: Tensor, *, bfloat16: bool = False) -> BoundProduct:
