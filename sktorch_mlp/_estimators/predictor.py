@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -31,6 +32,10 @@ _CAST_BYTES, _FEWEST_ROWS = 2**21, 64
 
 #: Multiply-adds from which the products of one block may be worth more threads.
 _SHARED = 4_000_000
+
+#: Predictions of so many rows before it is found out which of their products keep their bits on more threads, which takes as
+#: long as some ten predictions.
+_OFTEN = 8
 
 #: Multiply-adds up to which there is one block, times the bytes of a number.
 _ONE_BLOCK = 800_000_000
@@ -80,7 +85,7 @@ class Predictor:
         self._may_share = is_cpu and not self._has_users_functions  # which may not be made for several threads
         self._few_rows: FewRows | None = None
         self._most_few_rows = 0
-        self._seen: set[int] = set()  # rows of blocks whose products may be worth more threads
+        self._n_seen = Counter[int]()  # predictions by rows, of blocks whose products may be worth more threads
         if is_cpu:
             self._few_rows = FewRows(coefs, intercepts, activations, out_activation, norms)
             self._most_few_rows = min(most_few_rows(self._dtype), _ONE_BLOCK // (self._n_coefs * self._dtype.itemsize))
@@ -134,13 +139,13 @@ class Predictor:
     def _compute_block(self, n_rows: int, compute: Callable[..., _R], *args: Any) -> _R:
         """Compute the only block, on several threads where that may pay.
 
-        A number of rows that has not come before may not come again: then it would not pay to find out.
+        A number of rows that has not come often may not come again: then it would not pay to find out.
         """
         n_operations = n_rows * self._n_coefs
         if n_operations < _SHARED or self._few_rows is None:
             return compute(*args)
-        if n_rows not in self._seen:
-            self._seen.add(n_rows)
+        if self._n_seen[n_rows] < _OFTEN:
+            self._n_seen[n_rows] += 1
             return compute(*args)
         return share_block(partial(compute, *args), n_operations, self._dtype.itemsize)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
-from sktorch_mlp._estimators import blocks
+from sktorch_mlp._estimators import blocks, predictor
 from sktorch_mlp._estimators.blocks import compute_blocks
 from sktorch_mlp._nn import products
 
@@ -135,6 +135,12 @@ def choice(monkeypatch):
     return Choice
 
 
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    """A number of rows has come often when it has come once."""
+    monkeypatch.setattr(predictor, "_OFTEN", 1)
+
+
 @pytest.fixture
 def threads_of_products(monkeypatch):
     """The threads that PyTorch has in each product that is shared."""
@@ -169,6 +175,16 @@ def test_products_of_one_block_on_threads_of_pytorch(n_rows, dtype, choice, thre
     torch.set_num_threads(1)
     model.predict_proba(features)
     assert len(choice.asked) == 2
+
+
+def test_rows_that_have_not_come_often_are_not_shared(choice, two_torch_threads, monkeypatch):
+    monkeypatch.setattr(predictor, "_OFTEN", 3)
+    features = np.random.RandomState(1).randn(200, 700)
+    model = MLPTorchRegressor(hidden_layer_sizes=(150,), device="cpu").partial_fit(features, features[:, 0])
+    for n_calls in range(1, 7):
+        model.predict(features)
+        model.predict(features[:-n_calls])  # others have not come at all
+        assert len(choice.asked) == max(0, n_calls - 3)
 
 
 @pytest.mark.parametrize("n_rows", [100, 200])
