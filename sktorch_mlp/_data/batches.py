@@ -15,8 +15,8 @@ from .rows import SEGMENT_ROWS, BatchLoader
 from .samples import Samples
 from .shuffling import Shuffler
 
-#: Most mini-batches of a segment. Each has views of its own, some 5 KiB, which count where X is bytes. Off
-#: the CPU: enough for a GPU to be busy while the next ones are prepared, and few to record.
+#: Most mini-batches of a segment. Each has views of its own, some 5 KiB, which count where X is bytes. Off the CPU: enough for
+#: a GPU to be busy while the next ones are prepared, and few to record.
 _SEGMENT_BATCHES = {"cpu": 256, "other": 16}
 
 #: Rows of all epochs that are trained at once where each has the same single mini-batch, and epochs, at most: after Ctrl-C
