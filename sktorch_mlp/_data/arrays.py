@@ -29,6 +29,11 @@ class DiskArray:
     array : object
         With ``shape``, ``dtype`` and slices of rows, such as a `zarr.Array`, an `h5py.Dataset` or a Dask array.
 
+    Attributes
+    ----------
+    name : str
+        Of the argument of the user, for errors.
+
     Raises
     ------
     ValueError
@@ -49,7 +54,7 @@ class DiskArray:
             )
         #: of the rows that are read
         self.dtype = dtype if dtype in ROW_DTYPES else np.dtype(np.float64)
-        self.name = "X"  # in errors
+        self.name = "X"
 
     @property
     def chunk_rows(self) -> int:

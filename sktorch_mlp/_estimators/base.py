@@ -245,10 +245,11 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
         """Activated outputs of shape (n_rows, n_outputs), as a tensor on the device if X is validated as a tensor."""
         if not hasattr(self, "coefs_"):  # the check takes as long as a product
             check_is_fitted(self, "coefs_")
-        if self.device_.type == "cpu" and inputs.is_valid_if_finite(self, X):
+        on_cpu = self.device_.type == "cpu"
+        if on_cpu and inputs.is_valid_if_finite(self, X):
             with suppress(ValueError):  # validation has the words for what is wrong
                 return self._predict_outputs(X, check=True).numpy()
-        X = inputs.validate_prediction(self, X, None if self.device_.type == "cpu" else self._place_on_gpu)
+        X = inputs.validate_prediction(self, X, None if on_cpu else self._place_on_gpu)
         outputs = self._predict_outputs(X)
         return outputs if isinstance(X, torch.Tensor) else outputs.cpu().numpy()
 
