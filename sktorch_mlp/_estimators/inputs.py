@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import scipy.sparse as sp
 import torch
 from sklearn.base import is_classifier
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
 from sklearn.utils.validation import validate_data
 
 from sktorch_mlp._data.arrays import DiskArray, is_disk_array, memory_map
@@ -221,7 +221,7 @@ def _columns_named_in_errors(X: Any) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError) as error:
-        columns = [name for name in X.columns if not _is_numeric(X[name])] if hasattr(X, "columns") else []
+        columns = [name for name in _column_names(X) if not _is_numeric(X[name])]
         if not columns:
             raise
         remedy = (
@@ -233,8 +233,16 @@ def _columns_named_in_errors(X: Any) -> Iterator[None]:
         raise TypeError(remedy) from error
 
 
+def _column_names(X: Any) -> Sequence[Any]:
+    """Names of the columns of a frame, by which it gives them; those of pyarrow have an attribute of their own."""
+    names: Sequence[Any] = getattr(X, "column_names", getattr(X, "columns", ()))
+    return names
+
+
 def _is_numeric(column: Any) -> bool:
-    kind = getattr(getattr(column, "dtype", None), "kind", "O")
+    kind = getattr(getattr(column, "dtype", None), "kind", None)
+    if kind is None:  # not of pandas
+        kind = np.asarray(column).dtype.kind
     if kind == "O":  # of objects that may be numbers, as text may
         try:
             np.asarray(column).astype(float)
@@ -285,7 +293,9 @@ def validate_prediction(
             return values
         if values.dtype.kind in "mM":
             raise TypeError(f"X has the dtype {values.dtype}. Pass numbers, seconds since a date for example.")
-        return values.astype(np.float64)  # some frames remain objects
+        values = values.astype(np.float64)  # some frames and lists remain objects, of which not all are looked at
+        assert_all_finite(values, estimator_name=type(estimator).__name__, input_name="X")
+        return values
 
 
 def _has_valid_form(estimator: BaseEstimator, X: Any) -> bool:

@@ -99,8 +99,9 @@ def bind_vecdot(a: Tensor, b: Tensor, out: Tensor) -> BoundProduct:
 
 def bind_row_sums(a: Tensor, out: Tensor) -> BoundProduct:
     """Return a call that writes ``a.sum(-1)`` to `out`, as a product with ones where that is quicker; see `bind_mm`."""
-    if out.device.type == "cpu" and a.ndim == 2 and a.stride(-1) == 1 and a.numel() <= _SMALL:
-        return partial(np.dot, a.numpy(), a.new_ones(a.shape[-1]).numpy(), out.numpy())
+    if out.device.type == "cpu" and a.stride(-1) == 1 and math.prod(a.shape[-2:]) <= _SMALL:
+        multiply = np.dot if a.ndim == 2 else np.matmul
+        return partial(multiply, a.numpy(), a.new_ones(a.shape[-1]).numpy(), out.numpy())
     return partial(torch.sum, a, -1, out=out)
 
 

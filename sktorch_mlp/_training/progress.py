@@ -184,3 +184,8 @@ class DivergenceError(ValueError):
         "learning_rate_init.",
     ) -> None:
         super().__init__(f"Solver produced non-finite parameter weights. {cause} {what_happened} {remedy}")
+        self._parts = what_happened, cause, remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Make it from its parts, as a process does that gets it from another; it would take the message for the first of them."""
+        return type(self), self._parts, vars(self)

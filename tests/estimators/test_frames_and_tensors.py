@@ -1,6 +1,7 @@
 """Frames with columns that are not numbers, and tensors of rarer kinds: taken, or refused in our words."""
 
 import datetime
+import math
 
 import pandas as pd
 import pytest
@@ -89,6 +90,33 @@ def test_other_errors_of_frames_are_left_alone():
         with pytest.raises(ValueError, match=match) as raised:
             ours("classifier").fit(frame, LABELS).predict(bad)
         assert "not numbers" not in str(raised.value)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_tables_of_pyarrow_have_the_errors_of_frames(call):
+    pyarrow = pytest.importorskip("pyarrow")
+    for column, match in (
+        (["x"] * 50, r"X has columns that are not numbers: \['b'\]\. Encode or drop them"),
+        ([None] + [1.0] * 49, "Input X contains NaN"),
+        ([None] * 50, "Input X contains NaN"),
+        ([math.inf] * 50, "Input X contains infinity"),
+    ):
+        table = pyarrow.Table.from_pandas(frame)
+        bad = table.set_column(1, "b", pyarrow.array(column))
+        model = ours("classifier").fit(table, LABELS) if call in ("predict", "score") else ours("classifier")
+        with pytest.raises(ValueError, match=match):
+            CALLS[call](model, bad)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "regressor"])
+def test_lists_of_objects_are_looked_at_before_a_prediction(kind):
+    model = ours(kind).fit(X, LABELS)
+    row = X[0].tolist()
+    for missing in ([None], [None, "1"]):
+        with pytest.raises(ValueError, match="Input X contains NaN"):
+            model.predict([row, [*missing, *row[len(missing) :]]])
+    with pytest.raises(ValueError, match="Input X contains infinity"):
+        model.predict([[10**30, math.inf, *row[2:]]])
 
 
 # Tensors -------------------------------------------------------------------------------

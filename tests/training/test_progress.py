@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 from itertools import pairwise
 
 import numpy as np
@@ -128,3 +129,11 @@ def test_a_divergence_says_what_to_do():
     assert message.startswith("Solver produced non-finite parameter weights. The input data may contain large values")
     assert "The loss became nan. Scale the features" in message
     assert "lower learning_rate_init" in message
+
+
+def test_a_divergence_comes_from_another_process_as_it_was():
+    error = DivergenceError("The loss became nan.", remedy="Lower the learning rate.")
+    error.add_note("fold 3")
+    for _ in range(2):
+        copied = pickle.loads(pickle.dumps(error))
+        assert (str(copied), copied.args, copied.__notes__) == (str(error), error.args, ["fold 3"])
