@@ -7,7 +7,8 @@ estimator inside a `Pipeline` or a search they observe each of its fits separate
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime, timedelta
+import time
+from numbers import Real
 from typing import Any
 
 import joblib
@@ -40,7 +41,12 @@ class TimeLimit(_Callback):
     Parameters
     ----------
     seconds : float
-        Time limit, from the beginning of the fit.
+        Time limit, from the beginning of the fit; inf for none.
+
+    Raises
+    ------
+    ValueError
+        If `seconds` is not a number of at least 0, when a fit begins.
 
     Examples
     --------
@@ -55,20 +61,41 @@ class TimeLimit(_Callback):
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self._began: dict[int, float] = {}  # fits at work, on the clock of `time.monotonic`
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        """Start the clock."""
+        seconds = self.seconds
+        if not isinstance(seconds, Real) or isinstance(seconds, bool) or not seconds >= 0:  # NaN is not
+            raise ValueError(f"TimeLimit has seconds={seconds!r}. Pass a number of at least 0.")
+        self._began[id(context)] = time.monotonic()
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> bool:
         """Stop if the time is over."""
         if context.task_name != "epoch":
             return False
-        return bool(datetime.now(UTC) - context.parent.init_time >= timedelta(seconds=self.seconds))
+        return bool(time.monotonic() - self._began[id(context.parent)] >= self.seconds)
+
+    def teardown(self, estimator: Any, context: Any) -> None:
+        """Forget the fit."""
+        self._began.pop(id(context), None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The clock of a fit stays in its process."""
+        return vars(self) | {"_began": {}}
 
 
-#: Entries of `history_` that need validation data.
-_VALIDATION_RECORDS = {"validation_loss", "validation_score"}
+#: Quantities of an epoch to monitor; those that need validation data.
+_MONITORED, _VALIDATION_RECORDS = (
+    {"loss", "validation_loss", "validation_score"},
+    {"validation_loss", "validation_score"},
+)
 
 
 class BestSnapshot(_Callback):
     """Keep the model of the best epoch as an estimator of its own, and optionally save it.
+
+    It is for estimators of one network. Ensembles on tables keep each of theirs at its best epoch by themselves.
 
     Parameters
     ----------
@@ -106,14 +133,23 @@ class BestSnapshot(_Callback):
         self.path = path
         self._best: dict[int, tuple[float, int, Any]] = {}  # of each fit at work
 
+    def setup(self, estimator: Any, context: Any) -> None:
+        """Look whether there is one network."""
+        if "n_estimators" in estimator.get_params(deep=False):
+            raise ValueError(
+                f"BestSnapshot keeps one network, but {type(estimator).__name__} trains several, and keeps each at its best "
+                "epoch by itself. Fit it without this callback."
+            )
+
     def on_fit_task_end(self, estimator: Any, context: Any, *, fitted_estimator: Any = None) -> None:
         """Compare the epoch with the best."""
         if context.task_name != "epoch":
             return
         record = fitted_estimator.history_[-1]
-        if self.monitor not in record:
+        known = sorted(_MONITORED & record.keys())
+        if self.monitor not in known:
             remedy = "Pass X_val." if self.monitor in _VALIDATION_RECORDS else "Monitor one of these."
-            raise ValueError(f"BestSnapshot monitors {self.monitor!r}, but an epoch has {sorted(record)}. {remedy}")
+            raise ValueError(f"BestSnapshot has monitor={self.monitor!r}, but an epoch has {known}. {remedy}")
         value, fit = record[self.monitor], id(context.parent)
         sign = -1 if self.monitor.endswith("score") else 1
         if fit not in self._best or sign * value < sign * self._best[fit][0]:
@@ -132,6 +168,8 @@ class BestSnapshot(_Callback):
 class LiveMetrics(_Callback):
     """Show a progress bar for each fit with its latest loss, validation score and time left. Needs rich.
 
+    Those of an ensemble on tables are the means over its networks in training.
+
     The `ProgressBar` of scikit-learn counts the tasks of a whole search. This one follows a
     single long fit.
 
@@ -139,6 +177,11 @@ class LiveMetrics(_Callback):
     ----------
     console : rich.console.Console, default=None
         Console to print to; None for the terminal or notebook.
+
+    Raises
+    ------
+    ImportError
+        If rich is not installed.
     """
 
     def __init__(self, console: Any = None) -> None:

@@ -346,8 +346,15 @@ def _check_not_text(codes: np.ndarray, distinct: list[Level], name: str) -> None
 def _categorical_mask(categorical_features: Any, names: list[Any] | None, n_features: int) -> np.ndarray:
     """Mask of the named columns, with the errors of scikit-learn's HistGradientBoosting."""
     mask = np.zeros(n_features, dtype=bool)
-    chosen = np.asarray([] if categorical_features is None else categorical_features)
-    if chosen.size == 0:
+    if categorical_features is None:
+        return mask
+    if isinstance(categorical_features, set | frozenset):
+        categorical_features = list(categorical_features)
+    chosen = np.asarray(categorical_features)
+    if chosen.ndim != 1:
+        got = f"{categorical_features!r}, of {chosen.ndim} dimensions"
+        raise ValueError(f"categorical_features must be an array-like of bool, int or str, got: {got}.")
+    if len(chosen) == 0:
         return mask
     types = {type(item) for item in chosen}
     if chosen.dtype.kind not in "ibUO" or (chosen.dtype.kind == "O" and types != {str}):

@@ -167,6 +167,17 @@ class Rows:
         """Whether batches are of another dtype than X."""
         return not self.is_sparse and self.source_dtype != self.batch_dtype
 
+    def check_cast(self) -> None:
+        """Raise if X has values that its batches cannot hold. Only an X in memory, of which each is cast, is not found out before.
+
+        Raises
+        ------
+        ValueError
+        """
+        if self.are_cast and isinstance(self.X, Tensor):
+            for rows in self.X.split(SEGMENT_ROWS):
+                cast(rows, self.batch_dtype)
+
     @property
     def block_rows(self) -> int:
         """Consecutive rows that are worth a read of their own: a chunk of the file, or a MiB."""

@@ -22,12 +22,24 @@ _FEW_ROWS = 100
 
 
 def as_table(X: Any) -> Any:
-    """X itself if it is an array or a frame of pandas, else a frame of narwhals."""
+    """X itself if it is an array or a frame of pandas, else a frame of narwhals.
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+    """
     if isinstance(X, np.ndarray | pd.DataFrame):
         return X
     import narwhals as nw  # scikit-learn, from 1.9 on, requires it
 
-    return nw.from_native(X, eager_only=True)
+    try:
+        return nw.from_native(X, eager_only=True)
+    except TypeError as error:
+        raise TypeError(
+            f"X is a {type(X).__name__}, which is no frame that narwhals knows. Pass an array, a DataFrame of pandas or polars, "
+            "or a Table of pyarrow."
+        ) from error
 
 
 def as_array_of_numbers(table: Any) -> np.ndarray | None:
@@ -97,7 +109,7 @@ def kind_of(values: Any, name: str) -> Kind:
         return "string"
     if values.ndim == 1 and dtype.kind in "biuf":
         return "bool" if dtype.kind == "b" else "number"
-    content = str(dtype)
+    content = str(dtype) if values.ndim == 1 else f"arrays of {dtype}"
     if values.ndim == 1 and dtype.kind == "O":
         objects = np.asarray(values, dtype=object)
         types = set(map(type, objects[~pd.isna(objects)]))

@@ -200,12 +200,17 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
             fit.optimizer = make_optimizer(self, observers.wrap_schedule(make_schedule(self)))
         before = fit.state_dict() if resumes else None
         try:
-            messages = fitting.run_stochastic(self, fit) if is_stochastic else self._run_lbfgs(fit)
+            if is_stochastic:
+                messages = fitting.run_stochastic(self, fit, incremental=incremental)
+            else:
+                messages = self._run_lbfgs(fit)
         except BaseException as error:  # a KeyboardInterrupt if a stack is told to stop
             if before is not None:
                 fit.load_state_dict(before)
-            if isinstance(error, DivergenceError) and fit.optimizer is state.optimizer:
-                state.optimizer = None  # its moments led there
+            if isinstance(error, DivergenceError):
+                if fit.optimizer is state.optimizer:
+                    state.optimizer = None  # its moments led there
+                fit.data.train.rows.check_cast()  # what may have led there
             raise
         state.network = fit.network
         state.progress.extend(fit.progress)
@@ -243,8 +248,9 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
     @on_one_thread
     def _predict(self, X: Any) -> Any:
         """Activated outputs of shape (n_rows, n_outputs), as a tensor on the device if X is validated as a tensor."""
-        if not hasattr(self, "coefs_"):  # the check takes as long as a product
+        if not hasattr(self, "device_"):  # the check takes as long as a product
             check_is_fitted(self, "coefs_")
+            self._adopt_weights()
         on_cpu = self.device_.type == "cpu"
         if on_cpu and inputs.is_valid_if_finite(self, X):
             with suppress(ValueError):  # validation has the words for what is wrong
@@ -252,6 +258,11 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
         X = inputs.validate_prediction(self, X, None if on_cpu else self._place_on_gpu)
         outputs = self._predict_outputs(X)
         return outputs if isinstance(X, torch.Tensor) else outputs.cpu().numpy()
+
+    def _adopt_weights(self) -> None:
+        """Set what a fit would have set beside the weights, which the user has set by hand."""
+        self.device_, self._weight_arrays = resolve_device(self.device), WeightArrays()
+        self.n_outputs_ = self.coefs_[-1].shape[1]
 
     def _summarize(self) -> Summary:
         n_hidden, norms = len(self.coefs_) - 1, self._norms()

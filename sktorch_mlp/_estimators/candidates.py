@@ -16,6 +16,7 @@ import numpy as np
 from sktorch_mlp._nn.network import StackedMLP
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.loop import train
+from sktorch_mlp._training.progress import EpochRecord
 from sktorch_mlp._training.schedules import PlannedSchedule, Schedule
 from sktorch_mlp._training.threads import call_with_threads
 
@@ -260,16 +261,31 @@ class EpochLog:
 
     def on_epoch_end(self, network: StackedMLP, k: int) -> bool:
         """Print the mean losses of the networks that are still in training."""
-        n_epochs = max(fit.progress.n_epochs for fit in self._fits)
-        records = [fit.progress.records[-1] for fit in self._fits if fit.progress.n_epochs == n_epochs]
-        means = {
-            name: np.mean([record[name] for record in records])
-            for name in ("loss", "validation_loss")
-            if all(name in record for record in records)
-        }
-        losses = ", ".join(f"{name.replace('_', ' ')} = {mean:.6f}" for name, mean in means.items())
-        print(f"Epoch {n_epochs}, {len(records)} networks: {losses}")  # noqa: T201
+        records, means = _last_records(self._fits), mean_record(self._fits)
+        networks = "1 network" if len(records) == 1 else f"{len(records)} networks"
+        names = [name for name in ("loss", "validation_loss") if name in means]
+        losses = ", ".join(f"{name.replace('_', ' ')} = {means[name]:.6f}" for name in names)
+        print(f"Epoch {means['epoch']}, {networks}: {losses}")  # noqa: T201
         return False
+
+
+def mean_record(fits: Sequence[Fit]) -> EpochRecord:
+    """Record of the last epoch of a stack of these fits: the means over the networks that are still in training."""
+    records = _last_records(fits)
+    names = [name for name in records[0] if all(name in record for record in records)]
+    means = {name: float(np.mean([record[name] for record in records])) for name in names}
+    return means | {"epoch": records[0]["epoch"]}
+
+
+def _last_records(fits: Sequence[Fit]) -> list[EpochRecord]:
+    n_epochs = max(fit.progress.n_epochs for fit in fits)
+    return [fit.progress.records[-1] for fit in fits if fit.progress.n_epochs == n_epochs]
+
+
+def stack_in_training(candidates: Sequence[Candidate]) -> list[Fit]:
+    """Fits of the last stack that has ended an epoch."""
+    stacks = [fits for candidate in candidates for fits in candidate.stacks()]
+    return next(fits for fits in reversed(stacks) if fits[0].progress.n_epochs)
 
 
 def train_candidates(

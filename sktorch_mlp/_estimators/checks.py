@@ -19,7 +19,7 @@ from sktorch_mlp._nn.modules import NORM_NAMES
 from sktorch_mlp._training.schedules import SCHEDULES
 
 from .compat import REQUESTS
-from .fitted import CURVES
+from .fitted import CURVES, check_layers
 from .schema import (
     Check,
     anything,
@@ -236,8 +236,7 @@ def _check_shapes(state: dict[str, Any]) -> tuple[int, ...]:
     coefs, norms = state["coefs_"], state["normalizations_"]
     if not coefs:
         fail("coefs_", "a list of arrays", coefs)
-    layer_units = coefs[0].shape[0], *map(len, state["intercepts_"])
-    same("the shapes of coefs_", [coef.shape for coef in coefs], [*pairwise(layer_units)])
+    layer_units = check_layers(coefs, state["intercepts_"], len(coefs[0]))
     if norms:
         names = next((names for names in _NORM_NAMES if names == tuple(norms[0])), NORM_NAMES)
         expected = [dict.fromkeys(names, n_units) for n_units in layer_units[1:-1]]

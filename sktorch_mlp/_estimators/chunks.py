@@ -13,10 +13,10 @@ from sklearn.base import is_classifier
 from torch.utils.data import DataLoader, Dataset
 
 from sktorch_mlp._data.arrays import Chunk, ChunkedRows, DiskArray, is_disk_array
-from sktorch_mlp._data.rows import Rows
+from sktorch_mlp._data.rows import Rows, cast
 from sktorch_mlp._data.samples import Samples
 from sktorch_mlp._nn.network import NetworkSpec
-from sktorch_mlp._nn.tensors import as_tensor
+from sktorch_mlp._nn.tensors import as_tensor, torch_dtype
 
 from .array_api import to_host
 from .compat import BaseEstimator
@@ -95,6 +95,7 @@ class Chunks:
     def make_samples(self, targets: Targets, spec: NetworkSpec) -> Samples:
         """Samples whose targets and weights come with their rows."""
         dtype = np.dtype(np.float32 if spec.dtype == torch.float32 else np.float64)
+        row_dtype = dtype if self.dtype.itemsize > dtype.itemsize else self.dtype
 
         def chunks() -> Iterator[Chunk]:
             for X, y, sample_weight in self._validated(reset=False):
@@ -107,9 +108,10 @@ class Chunks:
                 if self.has_weights and sample_weight is None:
                     sample_weight = np.ones(len(X))
                 weights = targets.row_weights(y, sample_weight)
-                yield Chunk(X.astype(self.dtype, copy=False), targets.encode(y, dtype), weights)
+                X = cast(as_tensor(X.astype(self.dtype, copy=False)), torch_dtype(row_dtype)).numpy()
+                yield Chunk(X, targets.encode(y, dtype), weights)
 
-        rows = ChunkedRows(chunks, self.shape, self.dtype)
+        rows = ChunkedRows(chunks, self.shape, row_dtype)
         weights = targets.row_weights(self.y, self.as_inputs().sample_weight)
         return Samples(
             rows=Rows.from_array(rows, spec.device, dtype, bfloat16=spec.bfloat16),

@@ -366,10 +366,16 @@ class MLPTorchClassifier(ClassifierMixin, ConvertibleClassifier):
             The trained estimator.
         """
         y = to_host(y, "y")
-        if check_partial_fit_first_call(self, to_host(classes, "classes")):
-            is_multilabel = type_of_target(y).startswith("multilabel")
-            self._label_binarizer = LabelBinarizer().fit(y if is_multilabel else self.classes_)
-        return self._fit(Inputs(X, y, sample_weight), Inputs(X_val, y_val, sample_weight_val), incremental=True)
+        is_first_call = check_partial_fit_first_call(self, to_host(classes, "classes"))
+        try:
+            if is_first_call:
+                is_multilabel = type_of_target(y).startswith("multilabel")
+                self._label_binarizer = LabelBinarizer().fit(y if is_multilabel else self.classes_)
+            return self._fit(Inputs(X, y, sample_weight), Inputs(X_val, y_val, sample_weight_val), incremental=True)
+        except BaseException:
+            if is_first_call and not hasattr(self, "coefs_"):  # the next call may correct the classes
+                del self.classes_
+            raise
 
     @follows_input
     def predict(self, X: Any) -> np.ndarray:

@@ -80,7 +80,8 @@ class ConvertibleMLP(BaseMLPTorch):
         """Make a fitted MLP of scikit-learn with this one's parameters and weights.
 
         Predictions are the same, to rounding, and `partial_fit` and warm starts go on from the same weights, losses,
-        counts and moments of the optimizer. Nothing is shared. `device` and `dtype` have no counterpart and are left out.
+        counts and moments of the optimizer. Nothing is shared. `device` and `dtype` have no counterpart and are left out;
+        ``shuffle="blocks"`` becomes True, which is another random order.
 
         Returns
         -------

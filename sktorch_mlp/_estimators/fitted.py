@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -50,6 +51,23 @@ CURVES = {
 _SET_BEFORE_TRAINING = {"classes_", "n_features_in_", "feature_names_in_"}
 
 
+def check_layers(coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray], n_features: int) -> tuple[int, ...]:
+    """Check that the shapes of all layers fit together; return the units of each.
+
+    Raises
+    ------
+    ValueError
+    """
+    layer_units = n_features, *map(len, intercepts)
+    shapes, expected = [coef.shape for coef in coefs], [*pairwise(layer_units)]
+    if shapes != expected:
+        raise ValueError(
+            f"coefs_ have the shapes {shapes}, but for {n_features} features and intercepts_ of these lengths they should "
+            f"have {expected}."
+        )
+    return layer_units
+
+
 class WeightArrays:
     """Arrays that share the memory of a network, and objects made from arrays. None of it is pickled."""
 
@@ -62,7 +80,7 @@ class WeightArrays:
     def publish(self, network: StackedMLP) -> tuple[list[np.ndarray], list[np.ndarray], list[dict[str, np.ndarray]]]:
         """Make `coefs_`, `intercepts_` and `normalizations_`; on the CPU they share the memory of the network."""
         coefs, intercepts = network.views(network.flat.detach())
-        coefs_ = [coef[0].T.cpu().numpy() for coef in coefs]
+        coefs_ = [_with_own_strides(coef[0].T.cpu().numpy()) for coef in coefs]
         intercepts_ = [intercept[0].cpu().numpy() for intercept in intercepts]
         norms_ = [
             {name: tensor[0].detach().cpu().numpy() for name, tensor in zip(NORM_NAMES, tensors, strict=False)}
@@ -102,6 +120,11 @@ class WeightArrays:
 
     def __reduce__(self) -> tuple[type[WeightArrays], tuple[()]]:
         return WeightArrays, ()
+
+
+def _with_own_strides(array: np.ndarray) -> np.ndarray:
+    """A view with the strides that pickling gives it, where both orders are one: `joblib.hash` would tell them apart."""
+    return array.reshape(-1).reshape(array.shape) if 1 in array.shape else array
 
 
 def _are_same_objects(some: Sequence[object], others: Sequence[object]) -> bool:
@@ -220,7 +243,8 @@ class FittedMLP(MLPParameters, SavableEstimator):
         return training_dtype(self.dtype, self.device_) or np.dtype(np.float64)
 
     def _layer_tensors(self, convert: Callable[[np.ndarray], np.ndarray]) -> LayerTensors:
-        """Tensors of each layer on the device; arrays are converted first."""
+        """Tensors of each layer on the device; arrays, which users may have set, are checked and converted first."""
+        check_layers(self.coefs_, self.intercepts_, getattr(self, "n_features_in_", len(self.coefs_[0])))
         coefs, intercepts, *norms = (
             [as_tensor(convert(array), self.device_) for array in arrays]
             for arrays in (self.coefs_, self.intercepts_, *(norm.values() for norm in self._norms()))

@@ -190,8 +190,8 @@ def run_lbfgs(params: MLPParameters, fit: Fit) -> tuple[int, float, Warnings]:
     return n_iter, float(result.fun), [(f"{failure}\n{result.message}\n\n{remedy}", ConvergenceWarning)]
 
 
-def run_stochastic(params: MLPParameters, fit: Fit) -> Warnings:
-    """Train by mini-batches; return warnings.
+def run_stochastic(params: MLPParameters, fit: Fit, *, incremental: bool = False) -> Warnings:
+    """Train by mini-batches; return warnings. Where it is `incremental`, nobody expects it to converge.
 
     Raises
     ------
@@ -214,9 +214,7 @@ def run_stochastic(params: MLPParameters, fit: Fit) -> Warnings:
         messages += [(f"{DivergenceError(what_happened)} Kept the best epoch before.", ConvergenceWarning)]
     elif progress.stop_reason == "interrupted":
         messages += [_INTERRUPTED]
-    elif progress.stop_reason == "max_iter" and not (
-        options.max_iter < params.max_iter or has_planned_schedule(params)
-    ):
+    elif progress.stop_reason == "max_iter" and not (incremental or has_planned_schedule(params)):
         unconverged = f"Stochastic Optimizer: Maximum iterations ({params.max_iter}) reached and the "
         messages += [(unconverged + "optimization hasn't converged yet.", ConvergenceWarning)]
     return messages

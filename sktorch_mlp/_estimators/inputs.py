@@ -14,7 +14,7 @@ import torch
 from sklearn.base import is_classifier
 from sklearn.model_selection import train_test_split
 from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_non_negative, validate_data
 
 from sktorch_mlp._data.arrays import DiskArray, is_disk_array, memory_map
 from sktorch_mlp._data.rows import Rows
@@ -153,10 +153,7 @@ def validate_table(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
         Whether to learn the number and names of features, or to check them.
     """
     X = to_host(X, "X")
-    if hasattr(X, "collect") and not hasattr(X, "shape"):
-        raise TypeError(
-            f"X is a {type(X).__name__}, whose rows are not in memory. Pass a frame: X.collect() in polars."
-        )
+    _check_collected(X)
     if hasattr(X, "columns"):
         validate_data(estimator, X, skip_check_array=True, reset=reset)
         _check_not_empty(estimator, X.shape)
@@ -171,6 +168,13 @@ def validate_table(estimator: BaseEstimator, X: Any, *, reset: bool) -> Any:
         ensure_all_finite=True if sp.issparse(X) else "allow-nan",
         reset=reset,
     )
+
+
+def _check_collected(X: Any) -> None:
+    if hasattr(X, "collect") and not hasattr(X, "shape"):
+        raise TypeError(
+            f"X is a {type(X).__name__}, whose rows are not in memory. Pass a frame: X.collect() in polars."
+        )
 
 
 def validate_table_training(estimator: BaseEstimator, inputs: Inputs, *, reset: bool) -> Inputs:
@@ -218,6 +222,7 @@ def has_weight(weights: np.ndarray | None, n_rows: int) -> np.ndarray:
 @contextmanager
 def _columns_named_in_errors(X: Any) -> Iterator[None]:
     """Name the columns of a frame that are not numbers, where numpy says only that it cannot convert something."""
+    _check_collected(X)
     try:
         yield
     except (ValueError, TypeError) as error:
@@ -259,6 +264,8 @@ def validate_validation(
         return inputs
     with validation_named_in_errors():
         inputs = validate_training(estimator, inputs, dtype, reset=False)
+        if inputs.sample_weight is not None:  # a score of negative weights may be infinite
+            check_non_negative(inputs.sample_weight, "`sample_weight_val`")
         if isinstance(inputs.X, DiskArray):  # which is read later
             inputs.X.name = "X_val"
     targets.check_validation(inputs.y, None if training is None else training.y)

@@ -133,6 +133,8 @@ def check_layer_sizes(sizes: Any) -> tuple[int, ...]:
         If one is not a positive integer.
     """
     sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+    if not all(isinstance(size, Real) for size in sizes):
+        raise TypeError(f"hidden_layer_sizes must be integers, got {sizes}.")
     if np.any(np.array(sizes) <= 0):
         raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
     if any(isinstance(size, bool) or not isinstance(size, Integral) for size in sizes):
@@ -285,8 +287,8 @@ def _check_optimizer_class(params: MLPParameters) -> None:
     weight_and_bias = [torch.nn.Parameter(torch.zeros(shape, device="cpu")) for shape in ((1, 1), (1,))]
     try:
         solver(weight_and_bias, lr=params.learning_rate_init, **solver_params)
-    except TypeError as error:
-        raise ValueError(f"solver_params={solver_params!r} do not fit {solver.__name__}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"solver_params={solver_params!r} do not fit solver={solver.__name__}: {error}") from error
 
 
 def _check_lbfgs(params: MLPParameters) -> None:

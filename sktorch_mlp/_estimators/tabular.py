@@ -34,7 +34,7 @@ from sktorch_mlp._training.threads import on_one_thread
 
 from . import inputs, selection
 from .array_api import ArrayApiMixin, InputNamespace
-from .candidates import Candidate, Deadline, train_candidates
+from .candidates import Candidate, Deadline, mean_record, stack_in_training, train_candidates
 from .compat import CallbackSupportMixin, ClassifierMixin, Interval, StrOptions, has_callbacks
 from .ensembles import FittedEnsemble, predict_held_out
 from .fitted import restored_after_errors
@@ -202,9 +202,11 @@ class BaseTabularMLP(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Tab
         context = self._init_callback_context(max_subtasks=len(candidates[0].stacks()) * n_planned)
         callbacks = []
         if has_callbacks(self):
-            callbacks.append(
-                SklearnObserver(self, context, *given, lambda network, k: vars(self._snapshot(data, network)))
-            )
+
+            def get_attributes(network: StackedMLP, k: int) -> dict[str, Any]:
+                return vars(self._snapshot(data, network)) | {"history_": [mean_record(stack_in_training(candidates))]}
+
+            callbacks.append(SklearnObserver(self, context, *given, get_attributes))
         for callback in callbacks:
             callback.on_train_begin()
         trained = train_candidates(candidates, deadline, callbacks, verbose=bool(self.verbose))
@@ -234,7 +236,7 @@ class BaseTabularMLP(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Tab
             n_numbers=len(getattr(self._encoder, "numbers", ())),
             is_regression=not isinstance(data.targets, ClassTargets),
         )
-        seeds = random_state.randint(2**31, size=self.n_estimators)
+        seeds = random_state.randint(2**31, size=int(self.n_estimators))
         settings = [default]
         if self.hyperparameters is not None:
             if splits[0].validation is None:

@@ -90,7 +90,7 @@ class TabularMLPRegressor(RegressorMixin, ConvertibleEnsemble):
         stack or calibrate by; nan for rows that none had, and for those of weight zero. Not with
         `X_val`.
     leaderboard_ : DataFrame
-        One row for each candidate, best first: its hyperparameters, `validation_loss`, `weight` in
+        One row for each candidate, best first: its number, hyperparameters, `validation_loss`, `weight` in
         the ensemble, `n_iter` and `seconds`.
     history_ : list of dict
         One record for each network and epoch: candidate, estimator, epoch, loss, learning_rate,

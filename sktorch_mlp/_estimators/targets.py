@@ -235,6 +235,11 @@ def _columns(y: Any) -> list[np.ndarray]:
 def _label_weights(class_weight: Any, y: Any, classes: np.ndarray) -> list[dict[Any, float]]:
     """Weight of each label, for each column of y."""
     columns = _columns(y)
+    if len(columns) == 1 and isinstance(class_weight, list):
+        raise ValueError(
+            f"class_weight={class_weight!r} is a list, which is for multilabel y, with a dict for each of its columns. Pass a "
+            "dict of classes and their weights, or 'balanced'."
+        )
     if len(columns) == 1 or class_weight == "balanced":
         class_weights = [class_weight] * len(columns)
     else:

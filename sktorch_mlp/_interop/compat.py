@@ -108,16 +108,16 @@ def _make_optimizer(state: OptimizerState) -> Any:
 def set_private(mlp: Any, label_binarizer: Any, n_epochs_no_change: int, optimizer: OptimizerState | None) -> None:
     """Set what scikit-learn's MLP keeps under private names, to predict and to be trained on.
 
-    ``_best_coefs`` and ``_best_intercepts`` are what a warm start with early stopping falls back to. A version that
-    keeps these things elsewhere predicts and trains wrongly or not at all, which the tests would show.
+    ``_best_coefs`` and ``_best_intercepts`` are what a warm start with early stopping falls back to: after a fit the
+    weights themselves, which training changes in place. A version that keeps these things elsewhere predicts and trains
+    wrongly or not at all, which the tests would show.
     """
     if label_binarizer is not None:
         mlp._label_binarizer = label_binarizer
     if mlp.solver == "lbfgs":
         return
     mlp._no_improvement_count = n_epochs_no_change
-    mlp._best_coefs = [coef.copy() for coef in mlp.coefs_]
-    mlp._best_intercepts = [intercept.copy() for intercept in mlp.intercepts_]
+    mlp._best_coefs, mlp._best_intercepts = mlp.coefs_, mlp.intercepts_
     if optimizer is not None:
         made = _make_optimizer(optimizer)
         if made is not None:

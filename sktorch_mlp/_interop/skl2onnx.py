@@ -136,7 +136,13 @@ def _n_columns(described: Network | Ensemble) -> int:
 
 
 def _inputs(operator: Any, described: Network | Ensemble) -> list[Input]:
-    """Inputs of a graph, each with the columns that it has."""
+    """Inputs of a graph, each with the columns that it has.
+
+    Raises
+    ------
+    ValueError
+        If one has the name of a feature that stood elsewhere in fit.
+    """
     kinds = {StringTensorType: "U", BooleanTensorType: "b", DoubleTensorType: "f", FloatTensorType: "f"}
     inputs = []
     for variable in operator.inputs:
@@ -145,7 +151,22 @@ def _inputs(operator: Any, described: Network | Ensemble) -> list[Input]:
         if not isinstance(n_columns, int):
             n_columns = _n_columns(described) if len(operator.inputs) == 1 else 1
         inputs.append(Input(variable.full_name, kinds.get(type(variable.type), "i"), n_columns))
+    if len(inputs) > 1:
+        _check_order([variable.raw_name for variable in operator.inputs], inputs, operator.raw_operator)
     return inputs
+
+
+def _check_order(names: list[str], inputs: list[Input], estimator: Any) -> None:
+    """Check that inputs with names of features stand where these stood in fit. Others may have any name."""
+    features = list(getattr(estimator, "feature_names_in_", ()))
+    place = 0
+    for name, each in zip(names, inputs, strict=True):
+        if name in features and features.index(name) != place:
+            raise ValueError(
+                f"The input {name!r} is column {place}, but in fit it was column {features.index(name)}. Give the inputs the "
+                f"order of feature_names_in_: {features}."
+            )
+        place += each.n_columns
 
 
 def _write_network(graph: Graph, network: Network, given: list[Input], *, activate: bool) -> str:

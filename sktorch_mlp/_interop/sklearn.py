@@ -132,7 +132,7 @@ def make(fitted: FittedSklearn) -> Any:
 def _shared_params(class_: type, fitted: FittedSklearn) -> dict[str, Any]:
     """Parameters that scikit-learn has, once those that it lacks are found to be without effect."""
     params = dict(fitted.params)
-    params["shuffle"] = bool(params["shuffle"])  # "blocks" is a faster way to do the same
+    params["shuffle"] = bool(params["shuffle"])  # "blocks" is another random order
     if fitted.network.norms:  # also where the parameter has been taken back
         params["normalization"] = fitted.network.normalization
     if not isinstance(params["activation"], str) and len(set(fitted.network.activations)) == 1:

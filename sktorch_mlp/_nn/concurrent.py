@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
@@ -14,8 +15,10 @@ def start_thread(thread: threading.Thread) -> None:
     Raises
     ------
     RuntimeError
-        If no thread can be had.
+        If no thread can be had, while Python ends for example: it would not begin, and be waited for for ever.
     """
+    if sys.is_finalizing():
+        raise RuntimeError("can't create new thread at interpreter shutdown")
     outcome = SimpleQueue[RuntimeError | None]()
 
     def start() -> None:

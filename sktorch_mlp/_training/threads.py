@@ -169,7 +169,10 @@ def _cpu_count(affinity: frozenset[int], when: float) -> int:
 
     joblib sees the quota of a container. That of a service or a job that runs beside others is one of its control group.
     """
-    n_cores: int = joblib.cpu_count()
+    try:
+        n_cores: int = joblib.cpu_count()
+    except OSError:  # there is no file descriptor left to read a quota with
+        n_cores = len(affinity) or os.cpu_count() or 1
     return max(1, math.ceil(min(n_cores, _cgroup_quota())))
 
 

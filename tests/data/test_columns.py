@@ -332,7 +332,7 @@ def test_names_may_occur_twice_and_be_anything():
 
 def test_categorical_features_decide_alone():
     X = pd.DataFrame({"flag": [True, False, False], "code": [3, 1, 2], "digits": ["1", "2", "4"]})
-    for chosen in (["code"], [1], [False, True, False], np.array(["code"]), pd.Series([1]), ("code",)):
+    for chosen in (["code"], [1], [False, True, False], np.array(["code"]), pd.Series([1]), ("code",), {"code"}):
         encoder = TableEncoder(chosen).fit(X)
         assert (names_of(encoder.numbers), names_of(encoder.categories)) == (["flag", "digits"], ["code"])
     for chosen in (None, [], [False] * 3):
@@ -362,6 +362,12 @@ def test_categorical_features_are_checked_as_in_scikit_learn(chosen, as_array):
     with pytest.raises(ValueError) as error:  # noqa: PT011
         TableEncoder(chosen).fit(X)
     assert str(error.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("chosen", [{"a": 1}, [["a"]], "a"])
+def test_categorical_features_are_a_list(chosen):
+    with pytest.raises(ValueError, match=r"categorical_features must be an array-like of bool, int or str, got: .*a"):
+        TableEncoder(chosen).fit(pd.DataFrame({"a": [1.0, 2.0]}))
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -189,6 +189,14 @@ def test_other_kinds_are_an_error(values, content):
             encoder.transform(X, np.float32)
 
 
+def test_structs_and_batches_of_other_libraries_are_an_error():
+    polars, pyarrow = pytest.importorskip("polars"), pytest.importorskip("pyarrow")
+    with pytest.raises(TypeError, match=MESSAGE.format("a", "arrays of int64")):
+        TableEncoder().fit(polars.DataFrame({"a": [{"z": 1}] * 3}))
+    with pytest.raises(TypeError, match=r"X is a RecordBatch, which is no frame.*Pass .*a Table of pyarrow"):
+        TableEncoder().fit(pyarrow.Table.from_pandas(pd.DataFrame({"a": [1, 2]})).to_batches()[0])
+
+
 def test_other_kinds_in_arrays():
     X = np.array([[1, {"a": 1}], [2, {}]], dtype=object)
     with pytest.raises(TypeError, match=MESSAGE.format("column 1", "dict")):

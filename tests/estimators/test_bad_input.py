@@ -214,6 +214,11 @@ WRONG_VALIDATION = {
         {"X_val": X, "y_val": LABELS, "sample_weight_val": WEIGHTS[1:]},
         "X_val, y_val or sample_weight_val: sample_weight",
     ),
+    "negative weights": (
+        LABELS,
+        {"X_val": X, "y_val": LABELS, "sample_weight_val": -WEIGHTS},
+        "X_val, y_val or sample_weight_val: Negative values",
+    ),
     "other features": (LABELS, {"X_val": X[:, 1:], "y_val": LABELS}, "X_val, y_val or sample_weight_val: .*3 features"),
     "nan": (LABELS, {"X_val": replaced(X, np.nan), "y_val": LABELS}, "X_val, y_val or sample_weight_val: .*NaN"),
     "unknown class": (LABELS, {"X_val": X, "y_val": LABELS + 1}, r"y_val has classes \[3\], which y does not have"),

@@ -4,6 +4,7 @@ import datetime
 import math
 
 import pandas as pd
+import polars
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
@@ -106,6 +107,12 @@ def test_tables_of_pyarrow_have_the_errors_of_frames(call):
         model = ours("classifier").fit(table, LABELS) if call in ("predict", "score") else ours("classifier")
         with pytest.raises(ValueError, match=match):
             CALLS[call](model, bad)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_frames_that_are_not_in_memory_are_refused(call):
+    with pytest.raises(TypeError, match=r"X is a LazyFrame.*X\.collect"):
+        CALLS[call](ours("classifier"), polars.from_pandas(frame).lazy())
 
 
 @pytest.mark.parametrize("kind", ["classifier", "regressor"])

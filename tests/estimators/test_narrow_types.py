@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from sktorch_mlp import MLPTorchClassifier
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._estimators import inputs
-from tests.estimators.helpers import INTEGERS, KINDS, LABELS, TARGETS, X, ours, outputs, pair
+from tests.estimators.helpers import INTEGERS, KINDS, LABELS, NUMBERS, TARGETS, X, ours, outputs, pair
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -102,3 +102,13 @@ def test_half_floats_that_are_not_finite_are_refused():
     values[3, 1] = np.inf
     with pytest.raises(ValueError, match="Input X contains infinity"):
         ours("classifier").fit(values, LABELS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_values_too_large_for_the_precision_are_named_wherever_x_is(rows_of_fits, dtype):
+    wide = X * np.where(np.arange(len(X)) == 7, 1e200, 1.0)[:, None]
+    for given in ((wide, NUMBERS), ([(wide[:30], NUMBERS[:30]), (wide[30:], NUMBERS[30:])],)):
+        model = ours("regressor", dtype=dtype)
+        with pytest.raises(ValueError, match=r"contains infinity or a value too large for dtype\('b?float"):
+            model.fit(*given)
+        assert not hasattr(model, "coefs_")

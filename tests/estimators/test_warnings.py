@@ -33,6 +33,9 @@ CALLS = {
 }
 
 
+CLASSES = {"classifier": {"classes": [False, True]}, "regressor": {}}
+
+
 @pytest.mark.filterwarnings("ignore:lbfgs failed to converge")
 @pytest.mark.parametrize("params", [{}, {"solver": "lbfgs"}, {"batch_size": 1000}], ids=str)
 @pytest.mark.parametrize("name", CALLS)
@@ -60,6 +63,12 @@ def test_filters_for_scikit_learns_warnings_find_ours(kind, name):
             warnings.simplefilter("error")
             warnings.filterwarnings("ignore", **FILTERS[name])
             estimator.fit(X, TARGETS[kind])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_epoch_of_ones_own_loop_is_not_expected_to_converge(kind):
+    for model in pair(kind, max_iter=1):
+        assert not caught(lambda model=model: [model.partial_fit(X, NUMBERS > 0.5, **CLASSES[kind]) for _ in range(3)])
 
 
 def test_filters_of_other_modules_do_not():

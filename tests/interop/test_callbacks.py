@@ -5,18 +5,19 @@ import gzip
 import io
 import os
 import pickle
-from datetime import UTC, datetime, timedelta
+import time
 from types import SimpleNamespace
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from rich.console import Console
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
 
-from sktorch_mlp import stacked_fits
+from sktorch_mlp import TabularMLPClassifier, stacked_fits
 from sktorch_mlp.callbacks import BestSnapshot, LiveMetrics, TimeLimit
 from tests.interop.watched import X_TRAIN, X_VAL, Y_TRAIN, Y_VAL, X, Y, classifier
 
@@ -30,13 +31,27 @@ def test_time_limit():
     assert classifier().set_callbacks(TimeLimit(1000.0)).fit(X, Y).n_iter_ == 6
 
 
-def test_a_time_limit_counts_from_the_beginning_of_the_fit():
-    now = datetime.now(UTC)
-    fit = SimpleNamespace(task_name="fit", init_time=now - timedelta(seconds=1000))
-    epoch = SimpleNamespace(task_name="epoch", init_time=now, parent=fit)
-    assert TimeLimit(900.0).on_fit_task_end(None, epoch)
-    assert not TimeLimit(2000.0).on_fit_task_end(None, epoch)
-    assert not TimeLimit(900.0).on_fit_task_end(None, fit)
+def test_a_time_limit_counts_from_the_beginning_of_the_fit(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    limit, fit = TimeLimit(900.0), SimpleNamespace(task_name="fit")
+    epoch = SimpleNamespace(task_name="epoch", parent=fit)
+    limit.setup(None, fit)
+    now = 999.0
+    assert not limit.on_fit_task_end(None, epoch)
+    now = 1000.0
+    assert not limit.on_fit_task_end(None, fit)
+    assert limit.on_fit_task_end(None, epoch)
+    assert pickle.loads(pickle.dumps(limit))._began == {}
+    limit.teardown(None, fit)
+    assert limit._began == {}
+
+
+@pytest.mark.parametrize("seconds", [None, "1", np.nan, -1, True])
+def test_a_time_limit_is_a_number(seconds):
+    with pytest.raises(ValueError, match=rf"TimeLimit has seconds={seconds!r}\. Pass a number of at least 0"):
+        classifier().set_callbacks(TimeLimit(seconds)).fit(X, Y)
+    assert classifier().set_callbacks(TimeLimit(np.inf)).fit(X, Y).n_iter_ == 6
 
 
 @pytest.mark.parametrize("monitor", ["validation_loss", "validation_score", "loss"])
@@ -69,9 +84,32 @@ def test_best_snapshot_without_validation_says_what_to_do():
 @pytest.mark.parametrize("validates", [False, True], ids=["", "validation rows"])
 def test_best_snapshot_of_nothing_names_what_there_is(validates):
     given = {"X_val": X_VAL, "y_val": Y_VAL} if validates else {}
-    known = "'epoch', 'learning_rate', 'loss', 'seconds'" + ", 'validation_loss', 'validation_score'" * validates
-    with pytest.raises(ValueError, match=rf"monitors 'val_loss', but an epoch has \[{known}\]\. Monitor one of these"):
-        classifier().set_callbacks(BestSnapshot("val_loss")).fit(X_TRAIN, Y_TRAIN, **given)
+    known = "'loss'" + ", 'validation_loss', 'validation_score'" * validates
+    for monitor in ("val_loss", "epoch"):
+        match = rf"monitor='{monitor}', but an epoch has \[{known}\]\. Monitor one of these"
+        with pytest.raises(ValueError, match=match):
+            classifier().set_callbacks(BestSnapshot(monitor)).fit(X_TRAIN, Y_TRAIN, **given)
+
+
+def test_live_metrics_of_an_ensemble_are_means_of_its_networks():
+    shown = io.StringIO()
+    params = {"n_estimators": 3, "hidden_layer_sizes": (8,), "numerical_embedding": None, "max_iter": 4}  # one stack
+    model = TabularMLPClassifier(**params, random_state=0)
+    model.set_callbacks(LiveMetrics(Console(file=shown, width=120))).fit(X, Y)
+    records = pd.DataFrame(model.history_)
+    last = records[records["epoch"] == 4]
+    assert len(last) == 3
+    assert (
+        f"4/4 loss {last['loss'].mean():.4f}  validation loss {last['validation_loss'].mean():.4f}" in shown.getvalue()
+    )
+
+
+def test_best_snapshot_refuses_an_ensemble():
+    model = TabularMLPClassifier(n_estimators=2, max_iter=2).set_callbacks(BestSnapshot())
+    with pytest.raises(
+        ValueError, match="TabularMLPClassifier trains several, and keeps each at its best epoch by itself"
+    ):
+        model.fit(X, Y)
 
 
 class Brittle:

@@ -1,5 +1,7 @@
 """Our converters inside those of skl2onnx, beside scikit-learn's predictions."""
 
+import re
+
 import numpy as np
 import pytest
 from skl2onnx import to_onnx
@@ -157,6 +159,19 @@ def test_several_inputs_are_the_columns():
     exported = to_onnx(model, frame[:1], **NO_ZIPMAP)
     feed = {value.name: frame[[name]].to_numpy() for value, name in zip(exported.graph.input, frame, strict=True)}
     np.testing.assert_allclose(outputs(exported, feed)[1], model.predict_proba(frame))
+
+
+@pytest.mark.parametrize("model", [MLP, TABULAR], ids=["network", "ensemble"])
+def test_columns_in_another_order_are_refused(model):
+    frame, _ = load_iris(return_X_y=True, as_frame=True)
+    model = model.fit(frame, Y)
+    first, second, *others = frame
+    with pytest.raises(ValueError, match=re.escape(f"input {second!r} is column 0, but in fit it was column 1")):
+        to_onnx(model, frame[[second, first, *others]][:1], **NO_ZIPMAP)
+    renamed = frame.set_axis(["a", "b", "c", "d"], axis=1)
+    exported = to_onnx(model, renamed[:1], **NO_ZIPMAP)
+    feed = {name: renamed[[name]].to_numpy() for name in renamed}
+    np.testing.assert_allclose(outputs(exported, feed)[1], model.predict_proba(frame), atol=1e-6)
 
 
 def test_a_shape_that_is_not_told_is_that_of_the_fit():

@@ -122,6 +122,18 @@ def test_there_and_back_is_the_same_bit_by_bit(solver, dtype):
     np.testing.assert_array_equal(back.predict_proba(X), theirs.predict_proba(X))
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_a_warm_start_after_early_stopping_may_find_no_better_epoch(solver, seed):
+    params = SMALL | {"hidden_layer_sizes": (4, 3), "max_iter": 8, "tol": 0.01, "n_iter_no_change": 2}
+    params |= {"solver": solver, "random_state": seed, "early_stopping": True, "warm_start": True}
+    model = MLPTorchClassifier(**params, learning_rate_init=0.05).fit(X, LABELS)
+    converted = model.to_sklearn()
+    for each in (model, converted):
+        each.fit(X, LABELS)
+    np.testing.assert_allclose(converted.predict_proba(X), model.predict_proba(X), rtol=1e-9)
+
+
 def test_partial_fit_from_the_first_epoch_on():
     theirs = MLPClassifier(**SMALL).partial_fit(X[:20], LABELS[:20], classes=[0, 1, 2])
     ours = MLPTorchClassifier.from_sklearn(theirs)

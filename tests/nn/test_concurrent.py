@@ -1,5 +1,6 @@
 """Calls that are made at once."""
 
+import sys
 import threading
 
 import pytest
@@ -35,6 +36,16 @@ def test_calls_are_made_one_by_one_where_no_thread_can_be_had(monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(concurrent, "start_thread", refuse)
+    threads = []
+    call_at_once([lambda: threads.append(threading.current_thread())] * 3)
+    assert threads == [threading.current_thread()] * 3
+
+
+def test_no_thread_is_started_while_python_ends(monkeypatch):
+    """It would not begin, and be waited for for ever."""
+    monkeypatch.setattr(sys, "is_finalizing", lambda: True)
+    with pytest.raises(RuntimeError, match="interpreter shutdown"):
+        concurrent.start_thread(threading.Thread(target=print))
     threads = []
     call_at_once([lambda: threads.append(threading.current_thread())] * 3)
     assert threads == [threading.current_thread()] * 3

@@ -208,6 +208,16 @@ def test_quotas_limit_the_threads(monkeypatch):
     assert available_threads() == min(2, joblib.cpu_count())
 
 
+def test_cores_are_counted_without_a_file_descriptor(monkeypatch):
+    def refuse():
+        raise OSError("Too many open files")
+
+    monkeypatch.setattr(joblib, "cpu_count", refuse)
+    threads._cpu_count.cache_clear()
+    assert available_threads() == min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
+    threads._cpu_count.cache_clear()
+
+
 def test_in_a_pool_of_threads_each_takes_one():
     both = threading.Barrier(2)
 
