@@ -41,7 +41,7 @@ class TimeLimit(_Callback):
     Parameters
     ----------
     seconds : float
-        Time limit, from the beginning of the fit; inf for none.
+        Time limit, from the beginning of the first epoch; inf for none. Fits that train side by side have it in common.
 
     Raises
     ------
@@ -61,14 +61,18 @@ class TimeLimit(_Callback):
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._began: dict[int, float] = {}  # fits at work, on the clock of `time.monotonic`
+        self._began: dict[int, float] = {}  # first epochs of fits at work, on the clock of `time.monotonic`
 
     def setup(self, estimator: Any, context: Any) -> None:
-        """Start the clock."""
+        """Look whether there is a limit."""
         seconds = self.seconds
         if not isinstance(seconds, Real) or isinstance(seconds, bool) or not seconds >= 0:  # NaN is not
             raise ValueError(f"TimeLimit has seconds={seconds!r}. Pass a number of at least 0.")
-        self._began[id(context)] = time.monotonic()
+
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+        """Start the clock, with the first epoch: a fit may have waited for others before."""
+        if context.task_name == "epoch":
+            self._began.setdefault(id(context.parent), time.monotonic())
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> bool:
         """Stop if the time is over."""
@@ -163,6 +167,10 @@ class BestSnapshot(_Callback):
         """Publish the best of the fit."""
         if id(context) in self._best:
             self.best_value_, self.best_epoch_, self.best_estimator_ = self._best.pop(id(context))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy knows nothing of fits at work, whose place in memory other fits may have later."""
+        return vars(self) | {"_best": {}}
 
 
 class LiveMetrics(_Callback):

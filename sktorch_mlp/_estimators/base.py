@@ -14,7 +14,6 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
 
 from sktorch_mlp._data.device import resolve_device, training_dtype
 from sktorch_mlp._data.samples import TrainingData
@@ -157,9 +156,8 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
 
     def _resume(self, spec: NetworkSpec) -> tuple[FitState, StackedMLP]:
         """Get the fitted network ready to be trained on."""
+        self._check_fitted()
         self._check_resumable(spec)
-        if not hasattr(self, "_state"):  # only weights were set
-            self._state, self._weight_arrays = FitState(spec.sparse_input), WeightArrays()
         spec = replace(spec, sparse_input=self._state.sparse_input)
         network = self._state.network
         if network is None or network.spec != spec or not self._shares_memory(network):
@@ -183,7 +181,8 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
         if self.verbose and samples.rows.is_streamed:
             print(f"{samples.rows.nbytes / 2**20:.0f} MiB of X are read in blocks, and sent to {spec.device}.")  # noqa: T201
         if validation.X is not None:
-            return TrainingData(samples, inputs.make_samples(validation, targets, spec))
+            with inputs.validation_named_in_errors():
+                return TrainingData(samples, inputs.make_samples(validation, targets, spec))
         if self.early_stopping and self.solver != "lbfgs":
             return inputs.hold_out(samples, self.validation_fraction, random_state, stratify=targets.stratifies)
         return TrainingData(samples)
@@ -249,8 +248,7 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
     def _predict(self, X: Any) -> Any:
         """Activated outputs of shape (n_rows, n_outputs), as a tensor on the device if X is validated as a tensor."""
         if not hasattr(self, "device_"):  # the check takes as long as a product
-            check_is_fitted(self, "coefs_")
-            self._adopt_weights()
+            self._check_fitted()
         on_cpu = self.device_.type == "cpu"
         if on_cpu and inputs.is_valid_if_finite(self, X):
             with suppress(ValueError):  # validation has the words for what is wrong
@@ -259,12 +257,8 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
         outputs = self._predict_outputs(X)
         return outputs if isinstance(X, torch.Tensor) else outputs.cpu().numpy()
 
-    def _adopt_weights(self) -> None:
-        """Set what a fit would have set beside the weights, which the user has set by hand."""
-        self.device_, self._weight_arrays = resolve_device(self.device), WeightArrays()
-        self.n_outputs_ = self.coefs_[-1].shape[1]
-
     def _summarize(self) -> Summary:
+        self._check_fitted()
         n_hidden, norms = len(self.coefs_) - 1, self._norms()
         layers = describe_layers(
             (self.coefs_[0].shape[0], *(coef.shape[1] for coef in self.coefs_)),

@@ -236,7 +236,7 @@ def _check_shapes(state: dict[str, Any]) -> tuple[int, ...]:
     coefs, norms = state["coefs_"], state["normalizations_"]
     if not coefs:
         fail("coefs_", "a list of arrays", coefs)
-    layer_units = check_layers(coefs, state["intercepts_"], len(coefs[0]))
+    layer_units = check_layers(coefs, state["intercepts_"])
     if norms:
         names = next((names for names in _NORM_NAMES if names == tuple(norms[0])), NORM_NAMES)
         expected = [dict.fromkeys(names, n_units) for n_units in layer_units[1:-1]]

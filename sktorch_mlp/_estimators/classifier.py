@@ -26,6 +26,7 @@ from .compat import (
     with_callbacks,
 )
 from .conversions import ConvertibleClassifier
+from .fitted import classes_forgotten_after_errors
 from .inputs import Inputs
 from .plain import Converter
 from .targets import ClassTargets, LossLike
@@ -301,9 +302,8 @@ class MLPTorchClassifier(ClassifierMixin, ConvertibleClassifier):
         Parameters
         ----------
         X : {array-like, sparse matrix, Tensor} of shape (n_samples, n_features), or chunks
-            Training input; float32 stays float32, see `dtype`. A `numpy.memmap`, `zarr.Array`
-            or `h5py.Dataset` stays on disk. Without y, an iterable of chunks (X, y) or
-            (X, y, sample_weight) that is read for each epoch, such as a `DataLoader` or a list.
+            Training input; float32 stays float32, see `dtype`. A `numpy.memmap`, `zarr.Array` or `h5py.Dataset` stays on
+            disk. Without y, an iterable of chunks (X, y[, sample_weight]) that is read for each epoch, a `DataLoader` or a list.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Class labels, or a label indicator matrix for multilabel targets.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -353,8 +353,7 @@ class MLPTorchClassifier(ClassifierMixin, ConvertibleClassifier):
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples in the loss.
         classes : array-like of shape (n_classes,), default=None
-            All labels that any call will see; required at the first call. `y` need not
-            have them all.
+            All labels that any call will see; required at the first call. `y` need not have them all.
         X_val, y_val, sample_weight_val : default=None
             Validation data as in `fit`; required with ``early_stopping=True``. Nothing is
             stopped or restored between calls: compare `best_n_iter_` with the length of
@@ -366,16 +365,11 @@ class MLPTorchClassifier(ClassifierMixin, ConvertibleClassifier):
             The trained estimator.
         """
         y = to_host(y, "y")
-        is_first_call = check_partial_fit_first_call(self, to_host(classes, "classes"))
-        try:
-            if is_first_call:
+        with classes_forgotten_after_errors(self):
+            if check_partial_fit_first_call(self, to_host(classes, "classes")):
                 is_multilabel = type_of_target(y).startswith("multilabel")
                 self._label_binarizer = LabelBinarizer().fit(y if is_multilabel else self.classes_)
             return self._fit(Inputs(X, y, sample_weight), Inputs(X_val, y_val, sample_weight_val), incremental=True)
-        except BaseException:
-            if is_first_call and not hasattr(self, "coefs_"):  # the next call may correct the classes
-                del self.classes_
-            raise
 
     @follows_input
     def predict(self, X: Any) -> np.ndarray:

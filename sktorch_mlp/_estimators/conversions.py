@@ -8,7 +8,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sktorch_mlp._data.device import resolve_device, training_dtype
@@ -96,7 +95,7 @@ class ConvertibleMLP(BaseMLPTorch):
         """
         from sktorch_mlp._interop.sklearn import ATTRIBUTES, FittedSklearn, make
 
-        check_is_fitted(self, "coefs_")
+        self._check_fitted()
         attributes = {name: getattr(self, name) for name in ATTRIBUTES if hasattr(self, name)}
         if not self.early_stopping and "validation_scores_" in attributes:
             attributes["validation_scores_"] = None  # of X_val, which scikit-learn has not
@@ -133,13 +132,14 @@ class ConvertibleMLP(BaseMLPTorch):
         """
         from sktorch_mlp._interop.skorch import make_net  # loads skorch, which few need
 
-        check_is_fitted(self, "coefs_")
+        self._check_fitted()
         optimizer = self._state.optimizer if hasattr(self, "_state") else None
         learning_rate = self.learning_rate_init if optimizer is None else optimizer.schedules[0].learning_rate
         return make_net(self._describe(), self.get_params(deep=False), self.device_, float(learning_rate))
 
     def _describe(self) -> Network:
         """The fitted network in plain arrays, which are those of the estimator if these are of one precision."""
+        self._check_fitted()
         n_hidden, dtype = len(self.coefs_) - 1, self._precision()
         binarizer = getattr(self, "_label_binarizer", None)
         is_multilabel = binarizer is not None and binarizer.y_type_.startswith("multilabel")
@@ -265,7 +265,7 @@ class ConvertibleClassifier(ConvertibleMLP):
             On `device_`, in evaluation mode and in the precision of `coefs_`. All its modules are PyTorch's own, but for
             activations that are functions of yours.
         """
-        check_is_fitted(self, "coefs_")
+        self._check_fitted()
         return _torch.to_sequential(self._describe(), self.device_, activate=probabilities)
 
     def _example_y(self, described: Network) -> np.ndarray:
@@ -316,7 +316,7 @@ class ConvertibleRegressor(ConvertibleMLP):
             Gives predictions (n_rows, n_outputs). On `device_`, in evaluation mode and in the precision of `coefs_`. All
             its modules are PyTorch's own, but for the exponential and activations that are functions of yours.
         """
-        check_is_fitted(self, "coefs_")
+        self._check_fitted()
         return _torch.to_sequential(self._describe(), self.device_, activate=True)
 
     def _example_y(self, described: Network) -> np.ndarray:

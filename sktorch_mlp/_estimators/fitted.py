@@ -14,7 +14,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from sktorch_mlp._data.device import available_or_cpu, training_dtype
+from sktorch_mlp._data.device import available_or_cpu, resolve_device, training_dtype
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._interop.compat import callback_attributes
 from sktorch_mlp._nn.losses import Loss
@@ -51,19 +51,24 @@ CURVES = {
 _SET_BEFORE_TRAINING = {"classes_", "n_features_in_", "feature_names_in_"}
 
 
-def check_layers(coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray], n_features: int) -> tuple[int, ...]:
-    """Check that the shapes of all layers fit together; return the units of each.
+def check_layers(
+    coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray], n_features: int | None = None
+) -> tuple[int, ...]:
+    """Check that the shapes of all layers fit together, and the number of features if it is known; return the units of each.
 
     Raises
     ------
     ValueError
     """
-    layer_units = n_features, *map(len, intercepts)
-    shapes, expected = [coef.shape for coef in coefs], [*pairwise(layer_units)]
-    if shapes != expected:
+    shapes = [np.shape(coef) for coef in coefs], [np.shape(intercept) for intercept in intercepts]
+    if n_features is None:
+        n_features = next((shape[0] for shape in shapes[0] if shape), 0)
+    layer_units = n_features, *(shape[-1] for shape in shapes[0] if shape)
+    expected = [*pairwise(layer_units)], [(n_units,) for n_units in layer_units[1:]]
+    if not coefs or shapes != expected:
         raise ValueError(
-            f"coefs_ have the shapes {shapes}, but for {n_features} features and intercepts_ of these lengths they should "
-            f"have {expected}."
+            f"coefs_ and intercepts_ have the shapes {shapes[0]} and {shapes[1]}, which do not fit together and {n_features} "
+            f"features. Shapes {expected[0]} and {expected[1]} would."
         )
     return layer_units
 
@@ -141,6 +146,17 @@ def restored_after_errors(estimator: BaseEstimator) -> Iterator[None]:
         before |= callback_attributes(estimator)
         estimator.__dict__.clear()
         estimator.__dict__.update(before)
+        raise
+
+
+@contextmanager
+def classes_forgotten_after_errors(estimator: BaseEstimator) -> Iterator[None]:
+    """Forget the classes of a first fit that fails, so that the next one may have others."""
+    try:
+        yield
+    except BaseException:
+        if not hasattr(estimator, "coefs_"):
+            vars(estimator).pop("classes_", None)
         raise
 
 
@@ -244,19 +260,48 @@ class FittedMLP(MLPParameters, SavableEstimator):
 
     def _layer_tensors(self, convert: Callable[[np.ndarray], np.ndarray]) -> LayerTensors:
         """Tensors of each layer on the device; arrays, which users may have set, are checked and converted first."""
-        check_layers(self.coefs_, self.intercepts_, getattr(self, "n_features_in_", len(self.coefs_[0])))
+        self._check_layers()
         coefs, intercepts, *norms = (
             [as_tensor(convert(array), self.device_) for array in arrays]
             for arrays in (self.coefs_, self.intercepts_, *(norm.values() for norm in self._norms()))
         )
         return [coef.T for coef in coefs], intercepts, norms
 
+    def _check_layers(self) -> tuple[int, ...]:
+        return check_layers(self.coefs_, self.intercepts_, getattr(self, "n_features_in_", None))
+
+    def _check_fitted(self) -> None:
+        """Raise if there are no weights, and take over those that the user has set: before any fit, or of other shapes.
+
+        Raises
+        ------
+        NotFittedError
+        ValueError
+            If their shapes do not fit together.
+        """
+        check_is_fitted(self, "coefs_")
+        layer_units = self._check_layers()
+        if not hasattr(self, "_state"):
+            self.device_, self._weight_arrays = resolve_device(self.device), WeightArrays()
+            self._state, self.normalizations_ = FitState(sparse_input=False), self._norms()
+            self.n_features_in_ = layer_units[0]
+        n_parameters = sum(map(np.size, [*self.coefs_, *self.intercepts_]))
+        n_parameters += 2 * sum(layer_units[1:-1]) if self._norms() else 0  # scales and shifts
+        if self._state.optimizer is not None and not self._state.optimizer.fits(n_parameters):
+            self._state.optimizer = None  # its moments are those of the weights before
+        self.n_layers_, self.n_outputs_ = len(layer_units), layer_units[-1]
+
+    def _describe_file(self) -> dict[str, Any]:
+        self._check_fitted()
+        return super()._describe_file()
+
     @property
     def history_(self) -> list[dict[str, float]]:
         """Losses, scores, learning rate and seconds of each epoch."""
         check_is_fitted(self, "coefs_")
+        records = self._state.progress.records if hasattr(self, "_state") else []
         first = ("epoch", "loss", "validation_loss", "validation_score")
-        return [{name: r[name] for name in first if name in r} | r for r in self._state.progress.records]
+        return [{name: r[name] for name in first if name in r} | r for r in records]
 
     @property
     def module_(self) -> nn.Sequential:
@@ -269,6 +314,7 @@ class FittedMLP(MLPParameters, SavableEstimator):
         check_is_fitted(self, "coefs_")
         n_hidden = len(self.coefs_) - 1
         try:
+            self._check_fitted()
             activations, dropout = fitted_activations(self, n_hidden), dropout_rates(self, n_hidden)
         except ValueError as error:  # hasattr, which views in notebooks call, expects no other error
             raise AttributeError(f"module_ cannot be made: {error}") from error

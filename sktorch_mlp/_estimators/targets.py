@@ -240,6 +240,10 @@ def _label_weights(class_weight: Any, y: Any, classes: np.ndarray) -> list[dict[
             f"class_weight={class_weight!r} is a list, which is for multilabel y, with a dict for each of its columns. Pass a "
             "dict of classes and their weights, or 'balanced'."
         )
+    if isinstance(class_weight, list) and not all(
+        each in (None, "balanced") or isinstance(each, dict) for each in class_weight
+    ):
+        raise ValueError(f"class_weight={class_weight!r} must have a dict, 'balanced' or None for each column of y.")
     if len(columns) == 1 or class_weight == "balanced":
         class_weights = [class_weight] * len(columns)
     else:

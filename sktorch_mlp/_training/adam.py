@@ -191,6 +191,7 @@ class _FusedAdamUpdate:
     def __init__(self, optimizer: Adam, kernel: Callable[..., None]) -> None:
         tensors = optimizer._params, optimizer._grads, optimizer.first_moment, optimizer.second_moment
         params, *others = (torch.atleast_2d(tensor) for tensor in tensors)
+        assert all(other.shape == params.shape for other in others)  # the kernel would write anywhere
         self._on_cpu = params.device.type == "cpu"
         self._feed = ScalarFeed(optimizer._params)
         # The kernel's own bias correction is 1 after infinitely many steps, as beta**inf is 0.

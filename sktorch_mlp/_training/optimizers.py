@@ -86,6 +86,11 @@ class Optimizer(ABC):
             moment = getattr(self, name)
             setattr(self, name, self._new_moment(name, network) if moment is None else moment.to(flat))
 
+    def fits(self, n_parameters: int) -> bool:
+        """Whether it has no moments, or those of a network with so many parameters."""
+        moments = (getattr(self, name) for name in self.moments)
+        return all(moment is None or moment.shape[-1] == n_parameters for moment in moments)
+
     def _new_moment(self, name: str, network: StackedMLP) -> Tensor:
         """The moment of this name before the first step."""
         return torch.zeros_like(network.flat.detach())
@@ -252,6 +257,14 @@ class TorchOptimizer(Optimizer):
         super().load_state_dict(state)
         (self.optimizer_state,) = copy.deepcopy(state["optimizer_state"])  # PyTorch would train on these tensors
         self.__dict__.pop("_optimizer", None)
+
+    def fits(self, n_parameters: int) -> bool:
+        """Whether it has no state, or that of a network with so many parameters."""
+        states = (self._inner_state() or {}).get("state", {}).values()
+        sizes = [
+            max((value.numel() for value in state.values() if isinstance(value, Tensor)), default=0) for state in states
+        ]
+        return max(sizes, default=0) <= 1 or sum(sizes) == n_parameters
 
     def _inner_state(self) -> dict[str, Any] | None:
         optimizer = getattr(self, "_optimizer", None)

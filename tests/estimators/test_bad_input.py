@@ -243,6 +243,11 @@ def test_wrong_validation_data_are_named(name):
         model.fit(X, y, **given)
 
 
+def test_values_of_validation_that_float32_cannot_hold_are_named():
+    with pytest.raises(ValueError, match=r"X_val, y_val or sample_weight_val: .*too large for dtype\('float32'\)"):
+        ours("classifier", dtype="float32").fit(X, LABELS, X_val=X * 1e200, y_val=LABELS)
+
+
 @pytest.mark.parametrize(("name", "y", "y_val"), [("y", names, NUMBERS), ("y_val", NUMBERS, names)], ids=["y", "y_val"])
 def test_numbers_of_validation_are_numbers(name, y, y_val):
     with pytest.raises(ValueError, match=f"{name} must be numeric, but has dtype"):

@@ -5,7 +5,6 @@ import pickle
 import subprocess
 import sys
 
-import joblib
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -359,42 +358,3 @@ for rows in (X, X[::-1], sp.csr_array(X), sp.csc_array(X)):
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
-
-
-# Weights by hand -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["classifier", "regressor"])
-def test_weights_set_before_any_fit_predict(kind):
-    model, theirs = pair(kind)
-    fitted = theirs.fit(X, LABELS)
-    names = ["coefs_", "intercepts_", "n_layers_", "out_activation_"] + ["classes_", "_label_binarizer"] * (
-        kind == "classifier"
-    )
-    for name in names:
-        setattr(model, name, getattr(fitted, name))
-    assert_allclose(outputs(model, X), outputs(fitted, X), rtol=1e-12)
-    assert_allclose(model.partial_fit(X, LABELS).coefs_[0], fitted.partial_fit(X, LABELS).coefs_[0], atol=2e-3)
-
-
-def test_weights_of_a_wrong_shape_are_an_error_of_the_user():
-    for name, wrong in (("coefs_", np.ones((4, 3))), ("intercepts_", np.ones(2)), ("coefs_", np.ones((3, 5)))):
-        model = ours("classifier").fit(X, LABELS)
-        getattr(model, name)[0] = wrong
-        for call in (lambda model=model: model.predict(X), lambda model=model: model.module_):
-            with pytest.raises(ValueError, match=r"coefs_ have the shapes \[.*\], but for 4 features"):
-                call()
-
-
-@pytest.mark.parametrize("y", [LABELS, LABELS > 0, NUMBERS], ids=["three classes", "two classes", "numbers"])
-def test_a_pickled_model_has_the_hash_of_the_model(y):
-    model = ours("regressor" if y is NUMBERS else "classifier").fit(X, y)
-    assert joblib.hash(pickle.loads(pickle.dumps(model))) == joblib.hash(model)
-
-
-def test_a_first_partial_fit_that_fails_leaves_nothing():
-    model = ours("classifier")
-    with pytest.raises(ValueError, match="has classes not in"):
-        model.partial_fit(X, LABELS, classes=[5, 6, 7])
-    assert not hasattr(model, "classes_")
-    assert model.partial_fit(X, LABELS, classes=[0, 1, 2]).predict(X).shape == LABELS.shape

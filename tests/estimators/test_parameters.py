@@ -329,6 +329,12 @@ def test_a_quantile_is_between_0_and_1(quantile):
         ours("regressor", loss="quantile", quantile=quantile).fit(X, TARGETS["regressor"])
 
 
+@pytest.mark.parametrize("class_weight", [[1, 2, 3], ["a", "b", "c"], [{0: 1.0, 1: 2.0}, (1, 2), None]], ids=str)
+def test_class_weights_of_labels_are_dicts(class_weight):
+    with pytest.raises(ValueError, match="class_weight=.* must have a dict, 'balanced' or None for each column of y"):
+        ours("classifier", class_weight=class_weight).fit(X, MULTILABEL)
+
+
 def test_class_weights_of_labels_are_checked():
     class_weight = [{0: 1.0, 1: 1.0}, {0: 1.0, 1: -1.0}, None]
     for fit in (

@@ -113,7 +113,7 @@ def test_a_frame_tells_its_types():
 def test_wrong_columns_are_refused():
     model = TabularMLPClassifier(**SMALL).fit(FRAME[["size", "color"]], Y)
     with pytest.raises(ValueError, match="Column 'size' has numbers, but the input for it has strings"):
-        run_frame(model, FRAME[["color", "size"]])
+        run_frame(model, FRAME[["color", "size"]].set_axis(["a", "b"], axis=1))
     with pytest.raises(ValueError, match="The inputs have 3 columns, but the table in fit had 2"):
         run_frame(model, FRAME[["size", "color", "code"]])
 
