@@ -331,7 +331,7 @@ def test_a_quantile_is_between_0_and_1(quantile):
 
 @pytest.mark.parametrize("class_weight", [[1, 2, 3], ["a", "b", "c"], [{0: 1.0, 1: 2.0}, (1, 2), None]], ids=str)
 def test_class_weights_of_labels_are_dicts(class_weight):
-    with pytest.raises(ValueError, match="class_weight=.* must have a dict, 'balanced' or None for each column of y"):
+    with pytest.raises(ValueError, match=r"class_weight=.* must have a dict, 'balanced' or None for each column of y"):
         ours("classifier", class_weight=class_weight).fit(X, MULTILABEL)
 
 
