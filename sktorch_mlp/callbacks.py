@@ -90,10 +90,8 @@ class TimeLimit(_Callback):
 
 
 #: Quantities of an epoch to monitor; those that need validation data.
-_MONITORED, _VALIDATION_RECORDS = (
-    {"loss", "validation_loss", "validation_score"},
-    {"validation_loss", "validation_score"},
-)
+_MONITORED = ("loss", "validation_loss", "validation_score")
+_VALIDATION_RECORDS = _MONITORED[1:]
 
 
 class BestSnapshot(_Callback):
@@ -150,7 +148,7 @@ class BestSnapshot(_Callback):
         if context.task_name != "epoch":
             return
         record = fitted_estimator.history_[-1]
-        known = sorted(_MONITORED & record.keys())
+        known = [name for name in _MONITORED if name in record]
         if self.monitor not in known:
             remedy = "Pass X_val." if self.monitor in _VALIDATION_RECORDS else "Monitor one of these."
             raise ValueError(f"BestSnapshot has monitor={self.monitor!r}, but an epoch has {known}. {remedy}")

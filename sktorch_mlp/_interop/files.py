@@ -15,10 +15,13 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a path to write to, beside this one, which the file then replaces: what is there survives an error.
 
     The name of the file is the same, because some writers compress by it. Its mode stays that of the file before, which may
-    be for the eyes of few.
+    be for the eyes of few. What is no file, such as a device, is written to.
     """
-    path = Path(path).resolve()  # a link stays one
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    path = Path(os.path.realpath(path))  # a link stays one
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name[:20]}.") as folder:
         written = Path(folder) / path.name
         yield written
         with suppress(FileNotFoundError):  # a new file has the mode of any other

@@ -151,7 +151,8 @@ def _encode_array(value: np.ndarray, where: tuple[str, ...], parts: _Parts) -> d
     ordered = value.T if is_transposed else value
     tensors, name = parts.tensors, ".".join(where)
     name = name if name not in tensors else f"{name}#{len(tensors)}"
-    tensors[name] = np.ascontiguousarray(ordered, dtype.newbyteorder("=")).reshape(ordered.shape)
+    # A copy: another thread may train meanwhile, and the checksum is one of what is written.
+    tensors[name] = np.array(ordered, dtype.newbyteorder("="), order="C")
     encoded = {"$array": name} | ({"order": "F"} if is_transposed else {})
     return encoded if dtype.isnative else encoded | {"dtype": dtype.str}
 

@@ -28,13 +28,6 @@ from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.observers import BatchHooks
 from sktorch_mlp._training.schedules import Schedule
 
-#: Net, criterion and `predict_nonlinearity` of skorch for each output activation.
-_NETS: dict[str, tuple[type[NeuralNet], type[nn.Module], Any]] = {
-    "softmax": (NeuralNetClassifier, nn.CrossEntropyLoss, "auto"),
-    "logistic": (NeuralNetBinaryClassifier, nn.BCEWithLogitsLoss, "auto"),
-    "identity": (NeuralNetRegressor, nn.MSELoss, "auto"),
-    "exp": (NeuralNetRegressor, nn.PoissonNLLLoss, torch.exp),
-}
 #: Logits, up to a constant, from predictions, for each output activation.
 _INVERSES: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": torch.log,
@@ -70,6 +63,31 @@ class _TrainedElsewhere:
     def initialize_optimizer(self, triggered_directly: Any = None) -> Any:
         self.optimizer_ = _Optimizer(self.module_.parameters(), self.lr)  # type: ignore[attr-defined]
         return self
+
+
+class _Net(_TrainedElsewhere, NeuralNet):
+    """`skorch.NeuralNet`, with a name by which it can be pickled."""
+
+
+class _Classifier(_TrainedElsewhere, NeuralNetClassifier):
+    """`skorch.NeuralNetClassifier`, likewise."""
+
+
+class _BinaryClassifier(_TrainedElsewhere, NeuralNetBinaryClassifier):
+    """`skorch.NeuralNetBinaryClassifier`, likewise."""
+
+
+class _Regressor(_TrainedElsewhere, NeuralNetRegressor):
+    """`skorch.NeuralNetRegressor`, likewise."""
+
+
+#: Net, criterion and `predict_nonlinearity` for each output activation.
+_NETS: dict[str, tuple[Any, type[nn.Module], Any]] = {
+    "softmax": (_Classifier, nn.CrossEntropyLoss, "auto"),
+    "logistic": (_BinaryClassifier, nn.BCEWithLogitsLoss, "auto"),
+    "identity": (_Regressor, nn.MSELoss, "auto"),
+    "exp": (_Regressor, nn.PoissonNLLLoss, torch.exp),
+}
 
 
 class _CallbackSchedule(Schedule):
@@ -138,10 +156,9 @@ class SkorchObserver:
         whole = self._train.dataset if isinstance(self._train, Subset) else self._train
         self._X, self._y = _arrays(whole)  # indices of batches are of these
         self._validation_batch = None if self._validation is None else _batch(*_arrays(self._validation))
-        base, criterion, nonlinearity = _NETS[loss.out_activation]
+        net_class, criterion, nonlinearity = _NETS[loss.out_activation]
         if loss.out_activation == "logistic" and loss.n_outputs > 1:
-            base = NeuralNet
-        net_class: Any = type(base.__name__, (_TrainedElsewhere, base), {})
+            net_class = _Net
         self.net = net_class(
             _module_with_gradients(fit.network),
             criterion=criterion,

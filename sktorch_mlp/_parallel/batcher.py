@@ -202,7 +202,8 @@ class FitBatcher:
         on_cpu = stack[0].fit.network.device.type == "cpu"
         try:
             with torch.inference_mode(False), nullcontext() if on_cpu else self._gpu_lock:
-                train([pending.fit for pending in stack], check)
+                # Ctrl-C is for the main thread. Here it is an error of a callback, and of one fit.
+                train([pending.fit for pending in stack], check, interrupts_all=False)
         except BaseException as error:  # whose it is will be known once it trains alone
             if len(stack) == 1:
                 stack[0].error = error

@@ -89,10 +89,16 @@ def minimize_lbfgs(
     OptimizeResult
     """
     reached = scipy.optimize.OptimizeResult(x=start, fun=np.inf, nit=0, success=False, interrupted=True)
+    of_callback: list[StopIteration] = []  # which scipy would take for its own
 
     def record(intermediate_result: scipy.optimize.OptimizeResult) -> None:
         reached.update(x=intermediate_result.x.copy(), fun=intermediate_result.fun, nit=reached.nit + 1)
-        if on_iteration(reached.x, float(reached.fun)):
+        try:
+            stops = on_iteration(reached.x, float(reached.fun))
+        except StopIteration as error:
+            of_callback.append(error)
+            raise
+        if stops:
             raise StopIteration
 
     scipy_options = {"maxiter": options.max_iter, "maxfun": options.max_fun, "gtol": options.tol}
@@ -102,6 +108,8 @@ def minimize_lbfgs(
         )
     except KeyboardInterrupt:
         return reached
+    if of_callback:
+        raise of_callback[0]
     result.interrupted = False
     if result.status == _STOPPED_BY_CALLBACK:
         result.status = 0  # as asked

@@ -21,7 +21,13 @@ from .validation import Validator
 
 
 @without_gradients
-def train(fits: Sequence[Fit], check: Callable[[], None] = lambda: None, *, segment_rows: int = SEGMENT_ROWS) -> None:
+def train(
+    fits: Sequence[Fit],
+    check: Callable[[], None] = lambda: None,
+    *,
+    segment_rows: int = SEGMENT_ROWS,
+    interrupts_all: bool = True,
+) -> None:
     """Train fits with equal keys side by side as one stack. Each gets what it would get alone, up to rounding.
 
     A network stops when its training loss, or with early stopping its validation score,
@@ -37,6 +43,8 @@ def train(fits: Sequence[Fit], check: Callable[[], None] = lambda: None, *, segm
         Called before each epoch, or before a few short ones at once. It may raise KeyboardInterrupt to end training.
     segment_rows : int, default=2**17
         Rows that are laid out at once.
+    interrupts_all : bool, default=True
+        Whether a KeyboardInterrupt is that of all fits, as Ctrl-C is; else that of several is raised, as any other error.
     """
     for fit in fits:
         fit.progress.n_iter, fit.progress.stop_reason = 0, ""
@@ -56,6 +64,8 @@ def train(fits: Sequence[Fit], check: Callable[[], None] = lambda: None, *, segm
             if stack.remove_stopped():
                 trainer = validator = None  # buffers are as wide as the stack
     except KeyboardInterrupt:
+        if len(fits) > 1 and not interrupts_all:
+            raise
         for member in stack.members:
             member.fit.progress.stop_reason = "interrupted"
         stack.remove_stopped()

@@ -1,6 +1,7 @@
 """Files are replaced as a whole or not at all."""
 
 import os
+import socket
 
 import pytest
 
@@ -60,3 +61,26 @@ def test_the_mode_stays(mode, tmp_path):
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), written_beside(tmp_path / "nowhere" / "file.txt"):
         pass
+
+
+def test_what_is_no_file_is_written_to(tmp_path):
+    """A device, say, which must not become a file. A socket is one that anybody can make; nobody can open it."""
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(str(path))
+        with written_beside(path) as given:
+            assert given == path
+        assert path.is_socket()
+
+
+def test_names_may_be_as_long_as_the_system_allows(tmp_path):
+    path = tmp_path / ("a" * 250)
+    with written_beside(path) as written:
+        written.write_text("new")
+    assert path.read_text() == "new"
+
+
+def test_a_link_to_itself_is_an_error_of_the_system(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OSError, match="symbolic links"), written_beside(tmp_path / "loop") as written:
+        written.write_text("new")

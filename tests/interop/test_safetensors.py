@@ -9,6 +9,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from sktorch_mlp._interop import safetensors
 from sktorch_mlp._interop.safetensors import FORMAT_VERSION, NotPlainError, read, write
 from tests.interop.mutations import write_parts
 
@@ -288,3 +289,19 @@ def test_nothing_is_imported_by_a_name_in_a_file(path, monkeypatch):
     monkeypatch.setattr("importlib.import_module", None)
     write_parts(path, {"value": {"module": "os", "__reduce__": ["os.system", ["true"]]}}, {})
     assert read(path) == {"value": {"module": "os", "__reduce__": ["os.system", ["true"]]}}
+
+
+def test_arrays_are_written_as_they_were_at_one_moment(path, monkeypatch):
+    """Another thread may change them between the checksum and the file."""
+    values = np.arange(5.0)
+    checksum = safetensors._checksum
+
+    def change(metadata, tensors):
+        result = checksum(metadata, tensors)
+        values[:] = 7
+        return result
+
+    monkeypatch.setattr(safetensors, "_checksum", change)
+    write(path, {"a": values})
+    monkeypatch.undo()
+    np.testing.assert_array_equal(read(path)["a"], np.arange(5.0))

@@ -10,7 +10,7 @@ import torch
 from sklearn.datasets import load_diabetes
 from sklearn.metrics import f1_score, log_loss
 from sklearn.model_selection import GridSearchCV
-from skorch import NeuralNetClassifier
+from skorch import NeuralNet, NeuralNetClassifier
 from skorch import callbacks as skorch_callbacks
 from skorch.dataset import Dataset
 from skorch.helper import predefined_split
@@ -193,6 +193,16 @@ def test_checkpoint_saves_and_loads_the_best(tmp_path):
     assert log_loss(Y_VAL, model.predict_proba(X_VAL)) == pytest.approx(min(losses))
     saved = torch.load(tmp_path / "params.pt")
     np.testing.assert_array_equal(saved["0.weight"].numpy().T, model.coefs_[0])
+
+
+def test_nets_can_be_pickled(tmp_path):
+    for name in ("binary", "three classes"):
+        checkpoint = skorch_callbacks.TrainEndCheckpoint(f_pickle=f"{name}.pkl", dirname=tmp_path)
+        model = classifier(callbacks=[checkpoint]).fit(X, Y > 0 if name == "binary" else Y)
+        net = pickle.loads((tmp_path / f"train_end_{name}.pkl").read_bytes())
+        assert isinstance(net, NeuralNet)
+        for parameter, coef in zip(list(net.module_.parameters())[::2], model.coefs_, strict=True):
+            np.testing.assert_array_equal(parameter.detach().numpy(), coef.T)
 
 
 def test_early_stopping_stops(capsys):

@@ -94,6 +94,25 @@ def test_a_stack_that_is_too_large_is_split(name, largest, stacks):
     assert max(stacks.sizes) == largest
 
 
+def _interrupts_the_third_epoch_of_one(estimator, X, y):
+    if estimator.alpha == 0.5 and estimator.n_iter_ == 3:
+        raise KeyboardInterrupt
+    return estimator.score(X, y)
+
+
+@pytest.mark.filterwarnings("ignore:Training interrupted by user")
+def test_an_interrupt_of_one_fit_is_not_one_of_the_others(stacks):
+    """Ctrl-C is for the main thread; that of a scorer or a callback is its own."""
+    base = clone(MLP).set_params(early_stopping=True, n_iter_no_change=50, scoring=_interrupts_the_third_epoch_of_one)
+    fits = fits_of(base, [{"alpha": 0.0}, {"alpha": 0.5}, {"alpha": 1.0}], X, Y)
+    expected = [fit() for fit in fits]
+    with stacked_fits():
+        fitted = in_parallel(fits)
+    assert_same_fits(fitted, expected)
+    assert len({model.n_iter_ for model in fitted}) == 2
+    assert max(stacks.failed) > 1
+
+
 def test_going_back_leaves_the_global_stream_of_numpy():
     """Others may have drawn from it meanwhile."""
     for stream, goes_back in ((np.random.RandomState(0), True), (check_random_state(None), False)):

@@ -64,6 +64,18 @@ def test_ctrl_c_in_the_first_iteration_keeps_the_start():
     np.testing.assert_array_equal(result.x, np.ones(2))
 
 
+def test_a_stop_iteration_of_the_callback_is_its_own():
+    """scipy would take it for the end."""
+    error = StopIteration("mine")
+
+    def on_iteration(x, value):
+        raise error
+
+    with pytest.raises(StopIteration) as raised:
+        minimize_lbfgs(_quartic, np.zeros(2), OPTIONS, on_iteration)
+    assert raised.value is error
+
+
 def test_each_iteration_is_told_and_may_be_the_last():
     told = []
 
