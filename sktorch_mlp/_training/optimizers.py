@@ -260,10 +260,7 @@ class TorchOptimizer(Optimizer):
 
     def fits(self, n_parameters: int) -> bool:
         """Whether it has no state, or that of a network with so many parameters."""
-        states = (self._inner_state() or {}).get("state", {}).values()
-        sizes = [
-            max((value.numel() for value in state.values() if isinstance(value, Tensor)), default=0) for state in states
-        ]
+        sizes = [_n_numbers(state) for state in (self._inner_state() or {}).get("state", {}).values()]
         return max(sizes, default=0) <= 1 or sum(sizes) == n_parameters
 
     def _inner_state(self) -> dict[str, Any] | None:
@@ -278,6 +275,14 @@ class TorchOptimizer(Optimizer):
         super().__setstate__(state)
         self.optimizer_class = class_from_plain(state["optimizer_class"])
         self.optimizer_state = _to_tensors(state["optimizer_state"])
+
+
+def _n_numbers(state: dict[str, Any]) -> int:
+    """Numbers of the parameter that an optimizer of PyTorch has this state for; 0 or 1 if that does not say."""
+    sizes = {name: value.numel() for name, value in state.items() if isinstance(value, Tensor)}
+    if "row_var" in sizes:  # of a matrix Adafactor has a mean for each row and each column
+        return sizes["row_var"] * sizes["col_var"]
+    return max(sizes.values(), default=0)
 
 
 def class_to_plain(class_: Any) -> Any:

@@ -95,3 +95,21 @@ def test_a_first_partial_fit_that_fails_leaves_nothing():
         model.partial_fit(X, LABELS, classes=[5, 6, 7])
     assert not hasattr(model, "classes_")
     assert model.partial_fit(X, LABELS, classes=[0, 1, 2]).predict(X).shape == LABELS.shape
+
+
+SUITABLE = [
+    class_
+    for class_ in vars(torch.optim).values()
+    if isinstance(class_, type) and issubclass(class_, torch.optim.Optimizer)
+    if class_.__name__ not in ("Optimizer", "LBFGS", "SparseAdam", "Muon")
+]
+
+
+@pytest.mark.parametrize("n_units", [1, 5])
+@pytest.mark.parametrize("solver", SUITABLE, ids=lambda class_: class_.__name__)
+def test_moments_stay_where_weights_have_their_shapes(solver, n_units):
+    model = ours("classifier", solver=solver, hidden_layer_sizes=(n_units,), normalization="batch").fit(X, LABELS)
+    for each in (model, pickle.loads(pickle.dumps(model))):
+        each.coefs_ = [coef.copy() for coef in each.coefs_]
+        each.summary()
+        assert each._state.optimizer is not None
