@@ -105,7 +105,7 @@ class ConvertibleMLP(BaseMLPTorch):
                 network=self._describe(),
                 attributes=attributes,
                 label_binarizer=getattr(self, "_label_binarizer", None),
-                n_epochs_no_change=self._state.progress.n_epochs_no_change if hasattr(self, "_state") else 0,
+                n_epochs_no_change=self._state.progress.n_epochs_no_change,
                 optimizer=self._describe_optimizer(),
             )
         )
@@ -133,7 +133,7 @@ class ConvertibleMLP(BaseMLPTorch):
         from sktorch_mlp._interop.skorch import make_net  # loads skorch, which few need
 
         self._check_fitted()
-        optimizer = self._state.optimizer if hasattr(self, "_state") else None
+        optimizer = self._state.optimizer
         learning_rate = self.learning_rate_init if optimizer is None else optimizer.schedules[0].learning_rate
         return make_net(self._describe(), self.get_params(deep=False), self.device_, float(learning_rate))
 
@@ -196,8 +196,6 @@ class ConvertibleMLP(BaseMLPTorch):
 
     def _describe_optimizer(self) -> OptimizerState | None:
         """The optimizer that `partial_fit` would resume, by the names of scikit-learn's."""
-        if not hasattr(self, "_state"):
-            return None
         spec = _spec(self._describe(), torch.float32, torch.device("meta"), sparse_input=self._state.sparse_input)
         return describe_optimizer(self._state.optimizer, StackedMLP(spec), self.power_t)
 
@@ -265,7 +263,6 @@ class ConvertibleClassifier(ConvertibleMLP):
             On `device_`, in evaluation mode and in the precision of `coefs_`. All its modules are PyTorch's own, but for
             activations that are functions of yours.
         """
-        self._check_fitted()
         return _torch.to_sequential(self._describe(), self.device_, activate=probabilities)
 
     def _example_y(self, described: Network) -> np.ndarray:
@@ -316,7 +313,6 @@ class ConvertibleRegressor(ConvertibleMLP):
             Gives predictions (n_rows, n_outputs). On `device_`, in evaluation mode and in the precision of `coefs_`. All
             its modules are PyTorch's own, but for the exponential and activations that are functions of yours.
         """
-        self._check_fitted()
         return _torch.to_sequential(self._describe(), self.device_, activate=True)
 
     def _example_y(self, described: Network) -> np.ndarray:

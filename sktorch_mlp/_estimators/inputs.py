@@ -221,7 +221,10 @@ def has_weight(weights: np.ndarray | None, n_rows: int) -> np.ndarray:
 
 @contextmanager
 def _columns_named_in_errors(X: Any) -> Iterator[None]:
-    """Name the columns of a frame that are not numbers, where numpy says only that it cannot convert something."""
+    """Name the columns of a frame that are not numbers, where numpy says only that it cannot convert something.
+
+    A frame whose rows are not in memory is refused before.
+    """
     _check_collected(X)
     try:
         yield
