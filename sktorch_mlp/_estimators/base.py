@@ -114,7 +114,7 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
                 observers.on_train_begin()
                 messages = self._train(fit, state, observers, resumes=resumes, incremental=incremental)
                 observers.on_train_end()
-                self._set_fitted_attributes(state, network, loss)
+                self._set_fitted_attributes(state, network, loss, trains_on=incremental or self.warm_start)
                 self._input_namespace = InputNamespace() if is_in_chunks else InputNamespace.of(given.X)
         observers.on_fit_end()
         for message, category in messages:  # only now: a warning that is made an error leaves a fitted model
@@ -159,8 +159,8 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
         self._check_fitted()
         self._check_resumable(spec)
         spec = replace(spec, sparse_input=self._state.sparse_input)
-        network = self._state.network
-        if network is None or network.spec != spec or not self._shares_memory(network):
+        network = self._weight_arrays.network_of(self._all_arrays())
+        if network is None or network.spec != spec:
             network = StackedMLP(spec)
             network.set_weights(0, self.coefs_, self.intercepts_, self._norms())
         return self._state, network
@@ -211,7 +211,6 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
                     state.optimizer = None  # its moments led there
                 fit.data.train.rows.check_cast()  # what may have led there
             raise
-        state.network = fit.network
         state.progress.extend(fit.progress)
         if fit.optimizer is not None:
             fit.optimizer.schedules = [schedule.inner for schedule in fit.optimizer.schedules]
@@ -227,13 +226,12 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
 
     def _snapshot(self, state: FitState, progress: Progress, loss: Loss, network: StackedMLP, k: int) -> Self:
         """Make an estimator as if the fit had ended now, with the k-th network of a stack in training."""
-        network = network.select([k])
         reached = Progress()
         reached.load_state_dict(state.progress.state_dict())
         reached.extend(progress)
         fitted = copy.copy(self)
         fitted._weight_arrays, fitted._input_namespace = WeightArrays(), InputNamespace()
-        fitted._set_fitted_attributes(FitState(state.sparse_input, network, progress=reached), network, loss)
+        fitted._set_fitted_attributes(FitState(state.sparse_input, progress=reached), network, loss, k)
         fitted._set_progress_attributes(reached)
         return fitted
 

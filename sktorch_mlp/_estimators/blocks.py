@@ -238,7 +238,7 @@ def predict_blocks(
 _choices: dict[int, ThreadChoice] = {}
 
 
-def share_block(compute: Callable[[], _R], n_operations: int, n_bytes: int) -> _R:
+def share_block(compute: Callable[[], _R], n_operations: int, n_bytes: int, *, is_first: bool = False) -> _R:
     """Compute a block alone, or its large products on the threads of PyTorch, if these are quicker.
 
     Those spin as long as the next product may come, and so are there at once where helpers would first have to wake. Each
@@ -252,6 +252,8 @@ def share_block(compute: Callable[[], _R], n_operations: int, n_bytes: int) -> _
         Multiply-adds.
     n_bytes : int
         Of a number.
+    is_first : bool, default=False
+        Whether products like these may be shared for the first time, which takes as long as many calls.
     """
     n_threads = available_threads() if threading.current_thread() is threading.main_thread() else 1
     with _callers as n_callers:
@@ -259,7 +261,8 @@ def share_block(compute: Callable[[], _R], n_operations: int, n_bytes: int) -> _
             return compute()
         size = (n_operations * n_bytes).bit_length()
         choice = _choices.setdefault(size, ThreadChoice(n_operations))
-        return choice.call(compute, partial(_call_with_threads, n_threads, compute), n_operations)
+        shared = partial(_call_with_threads, n_threads, compute)
+        return choice.call(compute, shared, n_operations, is_typical=not is_first)
 
 
 def _call_with_threads(n_threads: int, compute: Callable[[], _R]) -> _R:

@@ -183,7 +183,7 @@ class ConvertibleMLP(BaseMLPTorch):
         with torch.inference_mode(False), without_autocast(device):
             network = StackedMLP(_spec(described, torch.float32 if dtype == np.float32 else torch.float64, device))
             network.set_weights(0, described.coefs, described.intercepts, described.norms)
-            state = FitState(network.spec.sparse_input, network, progress=progress)
+            state = FitState(network.spec.sparse_input, progress=progress)
             if optimizer is not None:
                 state.optimizer = make_optimizer(optimizer, network)
             self._weight_arrays = WeightArrays()

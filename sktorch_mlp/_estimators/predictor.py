@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sktorch_mlp._data.rows import Rows, cast
 from sktorch_mlp._nn.activations import ActivationLike
-from sktorch_mlp._nn.few_rows import FewRows, check_sums, most_few_rows
+from sktorch_mlp._nn.few_rows import FEW_ROWS, FewRows, check_sums
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
 from sktorch_mlp._nn.matmul import Scratch, addmm, call_own_quietly, call_quietly
 from sktorch_mlp._nn.network import hidden_functions
@@ -88,7 +88,7 @@ class Predictor:
         self._n_seen = Counter[int]()  # predictions by rows, of blocks whose products may be worth more threads
         if is_cpu:
             self._few_rows = FewRows(coefs, intercepts, activations, out_activation, norms)
-            self._most_few_rows = min(most_few_rows(self._dtype), _ONE_BLOCK // (self._n_coefs * self._dtype.itemsize))
+            self._most_few_rows = min(FEW_ROWS, _ONE_BLOCK // (self._n_coefs * self._dtype.itemsize))
 
     def __call__(self, X: Any, *, check: bool = False) -> Tensor:
         """Activated outputs, of shape (n_rows, n_outputs). Their bits do not depend on the number of threads.
@@ -144,10 +144,12 @@ class Predictor:
         n_operations = n_rows * self._n_coefs
         if n_operations < _SHARED or self._few_rows is None:
             return compute(*args)
-        if self._n_seen[n_rows] < _OFTEN:
+        n_seen = self._n_seen[n_rows]
+        if n_seen <= _OFTEN:
             self._n_seen[n_rows] += 1
+        if n_seen < _OFTEN:
             return compute(*args)
-        return share_block(partial(compute, *args), n_operations, self._dtype.itemsize)
+        return share_block(partial(compute, *args), n_operations, self._dtype.itemsize, is_first=n_seen == _OFTEN)
 
     def _count_blocks(self, rows: Rows) -> int:
         """Blocks of a prediction: as many for any number of threads, so that its bits are the same, too."""

@@ -16,8 +16,11 @@ from .matmul import ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS, mm
 from .network import hidden_functions
 from .tensors import as_tensor, without_gradients
 
-#: Bytes of the values of one feature in most rows that are few.
-_FEW_BYTES = 1024
+#: Rows that are few, at most.
+FEW_ROWS = 512
+
+#: Parts of one row, at most: then PyTorch's BLAS is as quick, and its 512 bit wide kernels slow down the clock of a core no more.
+_MOST_PARTS = 16
 
 #: A function of an array, in place where it can be.
 _ArrayFunction = Callable[[np.ndarray], np.ndarray]
@@ -42,11 +45,37 @@ _ARRAY_FUNCTIONS: dict[ActivationLike, _ArrayFunction] = {
 }
 
 
+class _Product:
+    """Rows times the coefficients of a layer, in new memory: by numpy where its BLAS has one thread, or has it for parts of one row.
+
+    Parameters
+    ----------
+    coef : Tensor of shape (n_in, n_out)
+    """
+
+    def __init__(self, coef: Tensor) -> None:
+        n_in, n_out = coef.shape
+        self._tensor, self._array = coef, coef.numpy()
+        self._numpy_rows = _numpy_rows(n_out, n_in)
+        self._parts = None if 1 in self._numpy_rows else _parts_of_one_row(coef)
+
+    def __call__(self, units: np.ndarray) -> np.ndarray:
+        n_rows = len(units)
+        if n_rows in self._numpy_rows:
+            result: np.ndarray = np.dot(units, self._array)
+        elif n_rows == 1 and self._parts is not None:
+            result = np.matmul(units.reshape(len(self._parts), 1, -1), self._parts).sum(0)
+        else:
+            result = mm(as_tensor(units), self._tensor).numpy()
+        return result
+
+
 class FewRows:
     """Outputs of few rows, in new memory.
 
     Units stand next to each other in memory, as the features of X do: MKL needs half as long for five such rows as for
-    five columns. Calls are numpy's, which take a third of the time of PyTorch's, as long as its products have one thread.
+    five columns, and half of that or less where `coefs` are views of transposed ones in C order, as a fit leaves them. Calls
+    are numpy's, which take a third of the time of PyTorch's, as long as its products have one thread.
 
     Parameters
     ----------
@@ -76,7 +105,7 @@ class FewRows:
                 of_arrays.append(_ARRAY_FUNCTIONS.get(name) or partial(_call, function))
         of_arrays.append(partial(_call_on_columns, OUTPUT_ACTIVATIONS[out_activation]))
         self._layers = [
-            (coef.T, coef.T.numpy(), _numpy_rows(*coef.shape), intercept.numpy(), function)
+            (_Product(coef.T), intercept.numpy(), function)
             for coef, intercept, function in zip(coefs, intercepts, of_arrays, strict=True)
         ]
 
@@ -86,9 +115,8 @@ class FewRows:
         To be called without autocast, on one thread, and within `call_quietly`.
         """
         units = X
-        for coef, coef_array, numpy_rows, intercept, activate in self._layers:
-            by_numpy = len(units) in numpy_rows
-            units = np.dot(units, coef_array) if by_numpy else mm(as_tensor(units), coef).numpy()
+        for multiply, intercept, activate in self._layers:
+            units = multiply(units)
             if check:
                 check_sums(units[:, 0])
                 check = False
@@ -106,16 +134,21 @@ def check_sums(sums: np.ndarray | Tensor) -> None:
         raise ValueError("X, or a sum of the first layer, is not finite.")
 
 
-def most_few_rows(dtype: np.dtype) -> int:
-    """Most rows that are few, of values of a dtype."""
-    return _FEW_BYTES // dtype.itemsize
-
-
 def _numpy_rows(n_out: int, n_in: int) -> range:
     """Numbers of rows with which the BLAS of numpy has one thread."""
     of_matrices = ONE_BLAS_THREAD if n_out > 1 else ONE_BLAS_THREAD_FOR_VECTORS
     first = 1 if n_out * n_in <= ONE_BLAS_THREAD_FOR_VECTORS else 2
     return range(first, of_matrices // (n_out * n_in) + 1)
+
+
+def _parts_of_one_row(coef: Tensor) -> np.ndarray | None:
+    """Coefficients (n_parts, n_in / n_parts, n_out) of parts that are small enough; None where a few equal ones are not."""
+    n_in, n_out = coef.shape
+    for n_parts in range(2, _MOST_PARTS + 1):
+        if n_in % n_parts == 0 and n_in // n_parts * n_out <= ONE_BLAS_THREAD_FOR_VECTORS:
+            parts: np.ndarray = coef.unflatten(0, (n_parts, -1)).numpy()
+            return parts
+    return None
 
 
 @without_gradients

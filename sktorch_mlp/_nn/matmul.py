@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .compat import has_own_kernels
-from .products import Product, compute_shared, share_product
+from .products import Product, compute_shared, multiply_shared, share_product
 from .tensors import empty_for_others
 from .threads import may_share
 
@@ -133,11 +133,7 @@ def _enlarged(memory: Tensor, size: int, like: Tensor) -> Tensor:
 
 def mm(a: Tensor, b: Tensor) -> Tensor:
     """Return ``a @ b`` on a CPU, in new memory."""
-    if not may_share():  # one row notices what follows
-        return torch.mm(a, b)
-    out = a.new_empty(len(a), b.shape[-1])
-    compute_shared(Product(a, b, out))
-    return out
+    return multiply_shared(a, b) if may_share() else torch.mm(a, b)  # one row notices what the former does first
 
 
 def addmm(summand: Tensor, a: Tensor, b: Tensor, scratch: Scratch, *, bfloat16: bool = False) -> Tensor:

@@ -152,15 +152,18 @@ class ThreadChoice:
         self._are_awake = False  # whether the last call has woken several
         self._patience = _LEAST_PATIENCE  # after how many times their time several are tried again
 
-    def call(self, alone: Callable[[], _R], shared: Callable[[], _R], n_operations: int) -> _R:
-        """Call one of two functions, of so many multiply-adds, that return the same."""
+    def call(
+        self, alone: Callable[[], _R], shared: Callable[[], _R], n_operations: int, *, is_typical: bool = True
+    ) -> _R:
+        """Call one of two functions, of so many multiply-adds, that return the same; nothing is learned of a call that is not typical."""
         began = self._clock()
         is_trial = self._spent >= self._try_one if self._is_shared else began >= self._try_several
         share = self._is_shared != is_trial
         if share and began < self._contention.ends:
             share = is_trial = False
         result = shared() if share else alone()
-        self._learn(share, is_trial, self._clock() - began, began, self._n_operations / n_operations)
+        if is_typical:
+            self._learn(share, is_trial, self._clock() - began, began, self._n_operations / n_operations)
         return result
 
     def _learn(self, share: bool, is_trial: bool, seconds: float, began: float, scale: float) -> None:

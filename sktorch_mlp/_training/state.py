@@ -23,14 +23,12 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {class_.__name__: class_ for class_ in 
 
 @dataclass(eq=False)
 class FitState:
-    """Network, optimizer and progress of an estimator.
+    """Optimizer and progress of an estimator, whose `coefs_` and `intercepts_` are the weights.
 
     Attributes
     ----------
     sparse_input : bool
         How the network, and with it the moments of the optimizer, are laid out in memory.
-    network : StackedMLP or None
-        None after unpickling: `coefs_` and `intercepts_` of the estimator hold the weights.
     optimizer : Optimizer or None
         None if there is nothing to resume.
     progress : Progress
@@ -40,7 +38,6 @@ class FitState:
     """
 
     sparse_input: bool
-    network: StackedMLP | None = None
     optimizer: Optimizer | None = None
     progress: Progress = field(default_factory=Progress)
     generator: torch.Generator | None = None
@@ -56,7 +53,7 @@ class FitState:
         network.dropout = Dropout([rates], [self.generator])
 
     def __getstate__(self) -> dict[str, Any]:
-        """All as plain values, without the network, whose weights the estimator stores."""
+        """All as plain values."""
         generator, optimizer = self.generator, self.optimizer
         return {
             "sparse_input": self.sparse_input,
@@ -67,7 +64,7 @@ class FitState:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         optimizer, generator = state["optimizer"], state["generator"]
-        self.sparse_input, self.network, self.progress = state["sparse_input"], None, Progress()
+        self.sparse_input, self.progress = state["sparse_input"], Progress()
         self.progress.__setstate__(state["progress"])
         self.optimizer = None if optimizer is None else _make_optimizer(**optimizer)
         self.generator = None if generator is None else _make_generator(*generator)

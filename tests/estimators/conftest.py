@@ -16,10 +16,15 @@ def checks_need_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.backends.cuda, "is_built", torch.cuda.is_available)
 
 
+@pytest.fixture(scope="session")
+def sparse_tensors_are_known():
+    """Take the two warnings of sparse tensors, which PyTorch gives once a process."""
+    ours("classifier").fit(sp.csr_array(X), LABELS)
+
+
 @pytest.fixture
-def torch_warns_always():
+def torch_warns_always(sparse_tensors_are_known):
     """Have PyTorch repeat the warnings that it gives once a process, of read-only arrays above all."""
-    ours("classifier").fit(sp.csr_array(X), LABELS)  # takes the two of sparse tensors
     torch.set_warn_always(True)
     yield
     torch.set_warn_always(False)

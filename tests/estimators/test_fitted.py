@@ -1,9 +1,12 @@
 """Fitted attributes: weights, modules and predictions are one model, whatever is written where."""
 
 import copy
+import operator
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -263,12 +266,12 @@ def test_all_that_is_made_of_integers_is_that_of_floats(params):
 # Arrays that share the memory of a network ---------------------------------------------
 
 
-def published(normalization=None, n_in=4):
+def published(normalization=None, n_in=4, *, trains_on=True):
     """A network, the arrays published from it, and what keeps them."""
     spec = NetworkSpec((n_in, 3, 2), ("relu",), normalization=normalization)
     network, arrays = StackedMLP(spec), WeightArrays()
     network.set_weights(0, [np.arange(3.0 * n_in).reshape(n_in, 3), np.ones((3, 2))], [np.zeros(3), np.zeros(2)])
-    coefs, intercepts, norms = arrays.publish(network)
+    coefs, intercepts, norms = arrays.publish(network, trains_on=trains_on)
     return network, arrays, [*coefs, *intercepts, *(array for norm in norms for array in norm.values())]
 
 
@@ -279,22 +282,55 @@ def test_published_arrays_are_views_of_the_network(normalization, n_in):
     assert [array.shape for array in published_arrays[:4]] == [(n_in, 3), (3, 2), (3,), (2,)]
     assert_array_equal(published_arrays[0], np.arange(3.0 * n_in).reshape(n_in, 3))
     assert len(published_arrays) == 4 + {None: 0, "batch": 4, "layer": 2}[normalization]
-    assert arrays.share_memory(network, published_arrays)
+    assert arrays.network_of(published_arrays) is network
     for array in published_arrays:
         array[...] = 5.0
     assert (network.flat == 5.0).all()
     assert all((tensor == 5.0).all() for tensors in network.norm_tensors() for tensor in tensors)
 
 
+@pytest.mark.parametrize("n_in", [4, 20])
+@pytest.mark.parametrize("normalization", [None, "batch", "layer"])
+def test_arrays_of_a_network_that_trains_no_more_are_copies(normalization, n_in):
+    network, arrays, published_arrays = published(normalization, n_in, trains_on=False)
+    assert arrays.network_of(published_arrays) is None
+    assert all(array.flags.c_contiguous and array.flags.writeable for array in published_arrays)
+    assert not any(np.shares_memory(array, network.flat.detach().numpy()) for array in published_arrays)
+    views = published(normalization, n_in)[2]
+    for array, view in zip(published_arrays, views, strict=True):
+        assert_array_equal(array, view)
+    with torch.no_grad():
+        network.flat.add_(1.0)
+    assert_array_equal(published_arrays[0], views[0])
+    assert arrays.update(network, published_arrays)
+    assert_array_equal(published_arrays[0], views[0] + 1.0)
+    assert_array_equal(published_arrays[-1], views[-1] + (normalization != "batch"))  # no gradient moves a variance
+    assert arrays.network_of(published_arrays) is None
+
+
+def test_arrays_that_cannot_hold_other_values_are_not_updated():
+    network, arrays, published_arrays = published(trains_on=False)
+    assert not arrays.update(network, [*published_arrays[:-1], published_arrays[-1].copy()])
+    double = StackedMLP(replace(network.spec, dtype=torch.float64))
+    before = published_arrays[0].copy()
+    assert not arrays.update(double, published_arrays)
+    published_arrays[-1].flags.writeable = False
+    with torch.no_grad():
+        network.flat.add_(1.0)
+    assert not arrays.update(network, published_arrays)
+    assert_array_equal(published_arrays[0], before)
+
+
 def test_arrays_that_are_replaced_do_not_share_memory():
     network, arrays, published_arrays = published()
-    assert not WeightArrays().share_memory(network, published_arrays)
-    assert not arrays.share_memory(published()[0], published_arrays)
-    assert not arrays.share_memory(network, published_arrays[:-1])
+    assert WeightArrays().network_of(published_arrays) is None
+    assert not arrays.update(published()[0], published_arrays)
+    assert arrays.network_of(published_arrays[:-1]) is None
     for i in range(len(published_arrays)):
         replaced = [*published_arrays]
         replaced[i] = replaced[i].copy()  # equal, but not the same object
-        assert not arrays.share_memory(network, replaced)
+        assert arrays.network_of(replaced) is None
+        assert not arrays.update(network, replaced)
 
 
 def test_an_object_is_made_again_when_a_part_is_replaced():
@@ -316,24 +352,43 @@ def test_an_object_is_made_again_when_a_part_is_replaced():
 
 
 def test_neither_arrays_nor_objects_are_pickled():
-    network, arrays, published_arrays = published()
+    _, arrays, published_arrays = published()
     arrays.cached("a", published_arrays, FLOAT64, object)
     copied = pickle.loads(pickle.dumps(arrays))
     assert type(copied) is WeightArrays
-    assert not copied.share_memory(network, published_arrays)
+    assert copied.network_of(published_arrays) is None
     assert len(pickle.dumps(arrays)) < 200
 
 
-def test_training_keeps_the_arrays_that_are_shared():
-    """What a user holds on to, a view of the weights, is the model still after more epochs."""
-    model = ours("classifier").fit(X, LABELS)
-    coefs, module = model.coefs_, model.module_
-    model.partial_fit(X, LABELS)
-    assert model.coefs_ is coefs
-    assert model.module_ is module
-    model.fit(X, LABELS)
+@pytest.mark.parametrize("first", ["fit", "warm fit", "partial_fit"])
+def test_training_keeps_the_arrays(first):
+    """What a user holds on to, an array of weights, is the model still after more epochs, as in scikit-learn."""
+    model, reference = pair("classifier", warm_start=first == "warm fit")
+    for estimator in (model, reference):
+        train = estimator.fit if first != "partial_fit" else partial(estimator.partial_fit, classes=np.unique(LABELS))
+        train(X, LABELS)
+    coefs, arrays, module = model.coefs_, [*model.coefs_, *model.intercepts_], model.module_
+    for more in ("partial_fit", "partial_fit", "fit" if first == "warm fit" else "partial_fit"):
+        for estimator in (model, reference):
+            getattr(estimator, more)(X, LABELS)
+            estimator.coefs_[0][:2] *= 0.5  # which the next one starts from
+        assert model.coefs_ is coefs
+        assert all(map(operator.is_, [*model.coefs_, *model.intercepts_], arrays))
+        assert model.module_ is module
+        assert_consistent(model)
+    assert_allclose(model.coefs_[0], reference.coefs_[0], rtol=1e-9)
+    model.set_params(warm_start=False).fit(X, LABELS)
     assert model.coefs_ is not coefs
     assert model.module_ is not module
+
+
+def test_arrays_of_a_fit_are_in_the_order_of_scikit_learn():
+    model, reference = (estimator.fit(X, LABELS) for estimator in pair("classifier", hidden_layer_sizes=(20, 5)))
+    for array, expected in zip(
+        [*model.coefs_, *model.intercepts_], [*reference.coefs_, *reference.intercepts_], strict=True
+    ):
+        assert array.flags.c_contiguous
+        assert array.strides == expected.strides
 
 
 # Warnings of PyTorch -------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from sktorch_mlp._nn import few_rows
 from sktorch_mlp._nn.activations import ACTIVATIONS, get_activation
-from sktorch_mlp._nn.few_rows import FewRows, most_few_rows
+from sktorch_mlp._nn.few_rows import FEW_ROWS, FewRows
 from sktorch_mlp._nn.matmul import ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS, call_quietly
 from tests.nn.helpers import OUT_ACTIVATIONS, seeded
 
@@ -50,7 +50,7 @@ def random_rows(n_rows, n_features, dtype=np.float64):
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, functional.softplus, nn.Softsign()], ids=str)
 def test_every_activation(activation, out_activation):
     layers = network((5, 7, 6, 3))
-    for n_rows in (1, 2, most_few_rows(np.dtype(np.float64))):
+    for n_rows in (1, 2, FEW_ROWS):
         X = random_rows(n_rows, 5)
         result = forward_pass(*layers, activation, out_activation)(X)
         assert result.flags.c_contiguous
@@ -79,6 +79,24 @@ def test_numpy_multiplies_where_its_blas_has_one_thread():
         limit = ONE_BLAS_THREAD if n_out > 1 else ONE_BLAS_THREAD_FOR_VECTORS
         assert all(n_rows * n_out * n_in <= limit for n_rows in rows)
         assert rows.stop * n_out * n_in > limit
+
+
+@pytest.mark.parametrize("order", ["C", "Fortran"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_row_is_divided_into_few_equal_parts(dtype, order, monkeypatch):
+    monkeypatch.setattr(few_rows, "mm", None)  # which would be called otherwise
+    for n_in, n_out in [(784, 128), (9002, 1), (98, 100)]:
+        coefs, intercepts = network((n_in, n_out), dtype=torch.from_numpy(np.empty(0, dtype)).dtype)
+        layers = [coefs[0] if order == "Fortran" else coefs[0].T.contiguous().T], intercepts
+        for X in (random_rows(1, n_in, dtype), np.repeat(random_rows(1, n_in, dtype), 2, axis=1)[:, ::2]):
+            result = forward_pass(*layers, "relu", "identity")(X)
+            tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == np.float32 else {"rtol": 1e-11, "atol": 1e-13}
+            np.testing.assert_allclose(result, expected(X, *layers, "relu", "identity"), **tolerance)
+
+
+def test_one_row_is_not_divided_where_parts_would_be_many_or_unequal():
+    for n_in, n_out in [(787, 128), (784, 1000), (3, 30)]:
+        assert few_rows._Product(torch.ones(n_in, n_out))._parts is None
 
 
 def test_layer_normalization():

@@ -60,6 +60,16 @@ def test_calls_for_which_threads_are_slower_take_one():
     assert 0 < 0.0011 * simulation.seen.count(2) / simulation.now <= 0.055
 
 
+def test_nothing_is_learned_of_a_call_that_is_not_typical():
+    simulation = Simulation(on_one=0.0008, on_two=0.0005)
+    choice = ThreadChoice(10**7, contention=simulation.contention, clock=lambda: simulation.now)
+    work, shared = simulation._work, partial(call_on, 2, simulation._work)
+    simulation.seconds["on_two"] = 1.0
+    assert choice.call(work, shared, 10**7, is_typical=False) == 2
+    simulation.seconds["on_two"] = 0.0005
+    assert [choice.call(work, shared, 10**7) for _ in range(5)] == [2] * 5
+
+
 def test_where_threads_collapse_no_call_tries_them_for_a_while():
     simulation = Simulation(on_one=0.0005, on_two=0.05)
     calls = [simulation.make_call() for _ in range(5)]
