@@ -56,7 +56,7 @@ HIDDEN = {
 def test_captured_steps_train_as_others(hidden, optimizer, n_networks, weighted, clip, devices, monkeypatch):
     """With other data at each replay, other rates, and masks drawn anew."""
     max_norm = 0.1 if clip else math.inf
-    options = [replace(o, gradient_clip_norm=max_norm, max_iter=min(o.max_iter, 9)) for o in DIFFERENT]
+    options = [replace(o, gradient_clip_norm=max_norm, max_iter=min(o.max_iter, 6)) for o in DIFFERENT]
 
     def trained():
         fits = _fits(optimizer, options[:n_networks], weighted=weighted, **HIDDEN[hidden])
