@@ -19,7 +19,8 @@ from .tensors import as_tensor, without_gradients
 #: Rows that are few, at most.
 FEW_ROWS = 512
 
-#: Parts of one row, at most: then PyTorch's BLAS is as quick, and its 512 bit wide kernels slow down the clock of a core no more.
+#: Parts of one row, at most. With fewer numpy's BLAS is quicker: kernels that are 512 bits wide, as PyTorch's has for one row, slow
+#: down the clock of the core for a millisecond.
 _MOST_PARTS = 16
 
 #: A function of an array, in place where it can be.
