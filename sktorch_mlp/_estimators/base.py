@@ -113,7 +113,6 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
                 observers = ObserverList([] if incremental else fitting.make_observers(self, fit, given, snapshot))
                 observers.on_train_begin()
                 messages = self._train(fit, state, observers, resumes=resumes, incremental=incremental)
-                observers.on_train_end()
                 self._set_fitted_attributes(state, network, loss, trains_on=incremental or self.warm_start)
                 self._input_namespace = InputNamespace() if is_in_chunks else InputNamespace.of(given.X)
         observers.on_fit_end()
@@ -203,6 +202,7 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
                 messages = fitting.run_stochastic(self, fit, incremental=incremental)
             else:
                 messages = self._run_lbfgs(fit)
+            observers.on_train_end()
         except BaseException as error:  # a KeyboardInterrupt if a stack is told to stop
             if before is not None:
                 fit.load_state_dict(before)
@@ -214,6 +214,7 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
         state.progress.extend(fit.progress)
         if fit.optimizer is not None:
             fit.optimizer.schedules = [schedule.inner for schedule in fit.optimizer.schedules]
+            fit.optimizer.release()
             state.optimizer = fit.optimizer
             self._set_progress_attributes(state.progress)
         return messages

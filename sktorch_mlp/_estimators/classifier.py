@@ -118,9 +118,9 @@ class MLPTorchClassifier(ClassifierMixin, ConvertibleClassifier):
     dtype : {'auto', 'float32', 'float64', 'bfloat16'}, default='auto'
         Precision of weights and arithmetic. "auto" does on the CPU what scikit-learn does,
         float32 for float32 X and float64 for all other, and takes float32 on a GPU.
-        "float32" about halves the time. "bfloat16" keeps weights in float32 and rounds the
-        operands of the products of training, which pays for wide layers on hardware with
-        such products.
+        "float32" about halves the time. "bfloat16" keeps weights in float32 and rounds
+        operands and results of the products of training, which pays for wide layers on
+        hardware with such products.
     dropout : float or sequence of float, default=0.0
         Probability with which a hidden unit is dropped in training [5]_, in [0, 1): one for
         all hidden layers, or one for each. 0.1 to 0.5 helps wide networks that overfit. Not
@@ -280,7 +280,7 @@ class MLPTorchClassifier(ClassifierMixin, ConvertibleClassifier):
             self._label_binarizer = targets.fit_label_binarizer(y)
             self.classes_ = self._label_binarizer.classes_
         else:
-            targets.check_known_classes(y, self.classes_, same=self.warm_start)
+            targets.check_known_classes(y, self._label_binarizer, same=self.warm_start)
         if incremental:
             targets.check_unbalanced(self.class_weight, "partial_fit")
         return ClassTargets(self._label_binarizer, self.loss, self.label_smoothing, self.class_weight, y)

@@ -80,17 +80,11 @@ def check_layers(
 
 
 class WeightArrays:
-    """Published arrays, the network whose memory they share, and objects made from arrays. None of it is pickled.
+    """Arrays that share the memory of a network, and objects made from arrays. None of it is pickled."""
 
-    Parameters
-    ----------
-    published : sequence of ndarray, default=()
-        Copies that have been published before a model was pickled.
-    """
-
-    def __init__(self, published: Sequence[np.ndarray] = ()) -> None:
+    def __init__(self) -> None:
         self._network: StackedMLP | None = None
-        self._published = list(published)
+        self._shared: list[np.ndarray] = []
         self._cached: dict[str, tuple[list[object], Any]] = {}
         self._copied: dict[np.dtype, tuple[list[object], list[np.ndarray], Any]] = {}
 
@@ -101,27 +95,20 @@ class WeightArrays:
         CPU that `trains_on` they are views instead, which training does not have to copy.
         """
         self._network = network if trains_on and network.device.type == "cpu" else None
-        published = _arrays_of(network, k, _copied if self._network is None else _as_array)
-        self._published = _flattened(*published)
-        return published
+        convert = _copied if self._network is None else _as_array
+        coefs, intercepts = network.views(network.flat.detach())
+        coefs_ = [convert(coef[k].T) for coef in coefs]
+        intercepts_ = [convert(intercept[k]) for intercept in intercepts]
+        norms_ = [
+            {name: convert(tensor[k].detach()) for name, tensor in zip(NORM_NAMES, tensors, strict=False)}
+            for tensors in network.norm_tensors()
+        ]
+        self._shared = [*coefs_, *intercepts_, *(array for norm in norms_ for array in norm.values())]
+        return coefs_, intercepts_, norms_
 
     def network_of(self, arrays: Sequence[object]) -> StackedMLP | None:
         """The network of which these arrays are views, so that it has what was written into them."""
-        return self._network if _are_same_objects(arrays, self._published) else None
-
-    def update(self, network: StackedMLP, arrays: Sequence[object]) -> bool:
-        """Let these arrays have the values of a network of their shapes, if they are those published and can; return whether they have."""
-        if not self._published or not _are_same_objects(arrays, self._published):
-            return False
-        if self._network is not None:
-            return self._network is network
-        values = _flattened(*_arrays_of(network, 0, _as_array))
-        pairs = list(zip(self._published, values, strict=True))
-        if not all(own.dtype == new.dtype and own.flags.writeable for own, new in pairs):
-            return False
-        for own, new in pairs:
-            own[...] = new
-        return True
+        return self._network if _are_same_objects(arrays, self._shared) else None
 
     def cached(self, name: str, parts: list[Any], dtype: np.dtype, make: Callable[[], Made]) -> Made:
         """Object of this dtype made from arrays and others, kept while these are the same objects.
@@ -151,21 +138,6 @@ class WeightArrays:
         return WeightArrays, ()
 
 
-def _arrays_of(network: StackedMLP, k: int, convert: Callable[[torch.Tensor], np.ndarray]) -> PublishedArrays:
-    coefs, intercepts = network.views(network.flat.detach())
-    norms = [
-        {name: convert(tensor[k].detach()) for name, tensor in zip(NORM_NAMES, tensors, strict=False)}
-        for tensors in network.norm_tensors()
-    ]
-    return [convert(coef[k].T) for coef in coefs], [convert(intercept[k]) for intercept in intercepts], norms
-
-
-def _flattened(
-    coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray], norms: Sequence[dict[str, np.ndarray]]
-) -> list[np.ndarray]:
-    return [*coefs, *intercepts, *(array for norm in norms for array in norm.values())]
-
-
 def _as_array(tensor: torch.Tensor) -> np.ndarray:
     """A view of a tensor of the CPU, a copy of another one."""
     return _with_own_strides(tensor.cpu().numpy())
@@ -179,6 +151,11 @@ def _copied(tensor: torch.Tensor) -> np.ndarray:
     copy: np.ndarray = torch.empty(values.shape, dtype=tensor.dtype, device="cpu").numpy()
     copy[...] = values
     return copy
+
+
+def _items(value: Any) -> Sequence[Any]:
+    """One value for all layers, or those of each, since users may change a list."""
+    return value if isinstance(value, list | tuple) else (value,)
 
 
 def _with_own_strides(array: np.ndarray) -> np.ndarray:
@@ -250,9 +227,8 @@ class FittedMLP(MLPParameters, SavableEstimator):
     def _set_fitted_attributes(
         self, state: FitState, network: StackedMLP, loss: Loss, k: int = 0, *, trains_on: bool = False
     ) -> None:
-        """Publish the k-th network; see `WeightArrays.publish`. Arrays of an earlier fit stay the same objects, if they can."""
-        arrays = self._all_arrays() if hasattr(self, "coefs_") else []
-        if not self._weight_arrays.update(network, arrays):
+        """Publish the k-th network; arrays that share its memory already stay the same objects. See `WeightArrays.publish`."""
+        if not hasattr(self, "coefs_") or self._weight_arrays.network_of(self._all_arrays()) is not network:
             published = self._weight_arrays.publish(network, k, trains_on=trains_on)
             self.coefs_, self.intercepts_, self.normalizations_ = published
         self._state = state
@@ -304,6 +280,10 @@ class FittedMLP(MLPParameters, SavableEstimator):
         if norms := self._norms():  # most have none, and predictions of one row notice
             arrays += [array for norm in norms for array in norm.values()]
         return arrays
+
+    def _prediction_parts(self, *more: Any) -> list[Any]:
+        """All that predictions are made from, and more objects."""
+        return self._all_arrays(self.out_activation_, *_items(self.activation), *more)
 
     def _precision(self) -> np.dtype:
         """Precision of the network: of its weights, or that of a fit where users have written integers."""
@@ -380,7 +360,8 @@ class FittedMLP(MLPParameters, SavableEstimator):
                 coefs, intercepts, norms = self._layer_tensors(partial(np.require, dtype=dtype, requirements="W"))
                 return sequential(coefs, intercepts, activations, norms, dropout).eval()
 
-        return self._weight_arrays.cached("module", self._all_arrays(self.activation, self.dropout), dtype, make)
+        parts = self._all_arrays(*_items(self.activation), *_items(self.dropout))
+        return self._weight_arrays.cached("module", parts, dtype, make)
 
     def _prediction_dtype(self, X: Any) -> np.dtype:
         """Precision of a prediction."""
@@ -416,9 +397,9 @@ class FittedMLP(MLPParameters, SavableEstimator):
             return predictor
 
         if self.device_.type != "cpu":
-            predictor = self._weight_arrays.copied(self._all_arrays(self.activation, self.device_), dtype, make)
+            predictor = self._weight_arrays.copied(self._prediction_parts(self.device_), dtype, make)
         elif dtype == self.coefs_[0].dtype:  # views of the arrays
-            predictor = self._weight_arrays.cached("predictor", self._all_arrays(self.activation), dtype, make)
+            predictor = self._weight_arrays.cached("predictor", self._prediction_parts(), dtype, make)
         else:
             predictor = make()
         return predictor(X, check=check)
@@ -436,8 +417,7 @@ class FittedMLP(MLPParameters, SavableEstimator):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "_state" in state:
-            are_copies = all(coef.flags.c_contiguous for coef in self.coefs_)
-            self._weight_arrays = WeightArrays(self._all_arrays() if are_copies else ())
+            self._weight_arrays = WeightArrays()
             progress = vars(self._state.progress)
             vars(self).update({name: progress[state[name]] for name in CURVES if isinstance(state.get(name), str)})
         if "device_" in state:

@@ -107,9 +107,9 @@ class MLPTorchRegressor(RegressorMixin, ConvertibleRegressor):
     dtype : {'auto', 'float32', 'float64', 'bfloat16'}, default='auto'
         Precision of weights and arithmetic. "auto" does on the CPU what scikit-learn does,
         float32 for float32 X and float64 for all other, and takes float32 on a GPU.
-        "float32" about halves the time. "bfloat16" keeps weights in float32 and rounds the
-        operands of the products of training, which pays for wide layers on hardware with
-        such products.
+        "float32" about halves the time. "bfloat16" keeps weights in float32 and rounds
+        operands and results of the products of training, which pays for wide layers on
+        hardware with such products.
     dropout : float or sequence of float, default=0.0
         Probability with which a hidden unit is dropped in training [5]_, in [0, 1): one for
         all hidden layers, or one for each. 0.1 to 0.5 helps wide networks that overfit. Not

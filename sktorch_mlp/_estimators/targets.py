@@ -405,13 +405,18 @@ def check_unbalanced(class_weight: Any, what: str) -> None:
         )
 
 
-def check_known_classes(y: Any, known: np.ndarray, *, same: bool) -> None:
+def check_known_classes(y: Any, labels: LabelBinarizer, *, same: bool) -> None:
     """Raise if y has classes beyond the known ones; or, with `same`, if it does not have the same ones.
 
     Raises
     ------
     ValueError
     """
+    known = labels.classes_
+    if getattr(y, "ndim", 1) == 2 and not labels.y_type_.startswith("multilabel"):
+        raise ValueError(
+            f"The object was not fitted with multilabel input. y has the shape {y.shape}; pass a class of {known} for each row."
+        )
     classes = unique_labels(y)
     if same:
         if set(classes) != set(known):

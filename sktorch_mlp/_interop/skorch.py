@@ -64,6 +64,24 @@ class QuantileLoss(nn.Module):
         return torch.maximum((1 - self.quantile) * residuals, -self.quantile * residuals).mean()
 
 
+class TargetsAsColumns(nn.Module):
+    """A loss of predictions (n_rows, n_outputs) whose targets may lack the axis of a single output, as y of a regressor does.
+
+    Parameters
+    ----------
+    loss : Module
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, y_pred: Tensor, y: Tensor) -> Tensor:
+        """Mean loss of the rows."""
+        losses: Tensor = self.loss(y_pred, y.unsqueeze(1) if y.ndim == 1 else y)
+        return losses
+
+
 class FunctionCriterion(nn.Module):
     """A function as a loss, called as our estimators do: without the axis of a single output.
 
@@ -174,7 +192,7 @@ def _net_and_criterion(network: Network, params: dict[str, Any]) -> tuple[type[N
         return NeuralNetBinaryClassifier, custom or nn.BCEWithLogitsLoss(), _two_probabilities
     if outputs.is_multilabel:
         return NeuralNet, custom or SumOverOutputs(nn.BCEWithLogitsLoss(reduction="none")), torch.sigmoid
-    criterion = custom or _REGRESSION_CRITERIA[loss](params["quantile"])
+    criterion = custom or TargetsAsColumns(_REGRESSION_CRITERIA[loss](params["quantile"]))
     return NeuralNetRegressor, criterion, torch.exp if outputs.activation == "exp" else None
 
 

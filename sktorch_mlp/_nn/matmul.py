@@ -69,7 +69,7 @@ def call_own_quietly(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kw
 
 
 def bind_mm(a: Tensor, b: Tensor, out: Tensor, *, bfloat16: bool = False) -> BoundProduct:
-    """Return a call that writes ``a @ b`` to `out`; `bfloat16` rounds the operands, and the result is float32.
+    """Return a call that writes ``a @ b`` to `out`; `bfloat16` rounds operands and result, which are float32.
 
     To be called within `call_quietly`.
     """

@@ -44,7 +44,7 @@ class NetworkSpec:
         Whether the input will be sparse. The first layer is then stored input-major, as
         it is for few features.
     bfloat16 : bool, default=False
-        Whether training rounds the operands of its products to bfloat16.
+        Whether training rounds operands and results of its products to bfloat16.
     dtype : torch.dtype, default=torch.float32
         Precision of the parameters.
     device : torch.device, default=CPU

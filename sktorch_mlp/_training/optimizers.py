@@ -79,6 +79,11 @@ class Optimizer(ABC):
         self._n_coefs = network.n_coefs
         self._prepare()
 
+    def release(self) -> None:
+        """Let go of what `bind` has made of a network, whose memory would be kept."""
+        for name in [name for name in vars(self) if name.startswith("_")]:
+            delattr(self, name)
+
     def allocate(self, network: StackedMLP) -> None:
         """Make moments where there are none, and move others to the device and precision of the network."""
         flat = network.flat.detach()
@@ -232,6 +237,11 @@ class TorchOptimizer(Optimizer):
         for parameter, grad in zip(self._parameters, grads, strict=True):
             parameter.grad = grad
         super().bind(network, n_steps_of_epoch)
+
+    def release(self) -> None:
+        """The same; its state stays."""
+        self.optimizer_state = self._inner_state()
+        super().release()
 
     def _prepare(self) -> None:
         state = self._inner_state()

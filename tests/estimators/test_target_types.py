@@ -157,3 +157,20 @@ def test_a_column_is_flattened_with_a_warning(kind):
         model = ours(kind).fit(X, TARGETS[kind].reshape(-1, 1))
     assert_array_equal(weights_of(model), weights_of(ours(kind).fit(X, TARGETS[kind])))
     assert model.predict(X).ndim == 1
+
+
+@pytest.mark.parametrize("n_rows", [1, 3, len(X)])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("method", ["partial_fit", "warm fit"])
+def test_indicators_for_a_model_of_classes_are_refused_as_by_scikit_learn(method, classes, n_rows):
+    labels = LABELS % classes
+    indicators = np.eye(classes, dtype=int)[labels]
+    for estimator in pair("classifier", warm_start=method == "warm fit"):
+        estimator.fit(X, labels)
+        before = weights_of(estimator).copy()
+        for y in (indicators[:n_rows], sp.csr_array(indicators[:n_rows])):
+            with pytest.raises(
+                ValueError, match=r"not fitted with multilabel input|same classes as in the previous call"
+            ):
+                getattr(estimator, method.removeprefix("warm "))(X[:n_rows], y)
+        assert_array_equal(weights_of(estimator), before)

@@ -47,6 +47,10 @@ CASES = {
         ("quantile", 0.7),
     ]
 }
+CASES |= {  # y as a regressor takes it, without the axis of a single output
+    f"{loss} of one number": (NeuralNetRegressor, MLPTorchRegressor(loss=loss, **WHOLE), X[:, 0] ** 2, X[:, 0] ** 2)
+    for loss in ("squared_error", "poisson", "absolute_error", "huber", "quantile")
+}
 
 
 def predicted(net):

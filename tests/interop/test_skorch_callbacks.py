@@ -244,6 +244,26 @@ def test_a_key_error_of_a_callback_itself_is_left_alone():
         classifier(callbacks=[Wrong()]).fit(X, Y)
 
 
+@pytest.mark.parametrize("first", ["fit", "partial_fit"])
+@pytest.mark.parametrize("solver", ["adam", torch.optim.RMSprop])
+def test_an_error_at_the_end_of_training_leaves_the_model_before(solver, first):
+    class FullDisk(skorch_callbacks.Callback):
+        def on_train_end(self, net, **kwargs):
+            raise OSError("no space left")
+
+    model = classifier(solver=solver, max_iter=3)
+    getattr(model, first)(X, Y, **({"classes": np.unique(Y)} if first == "partial_fit" else {}))
+    twin = pickle.loads(pickle.dumps(model))
+    model.set_params(callbacks=[FullDisk()], warm_start=True)
+    with pytest.raises(OSError, match="no space left"):
+        model.fit(X, Y)
+    for name in ("coefs_", "intercepts_", "loss_curve_", "history_", "n_iter_", "t_", "loss_"):
+        np.testing.assert_equal(getattr(model, name), getattr(twin, name))
+    for estimator in (model, twin):
+        estimator.partial_fit(X, Y)
+    np.testing.assert_array_equal(model.coefs_[0], twin.coefs_[0])
+
+
 def test_frozen_parameters_stay():
     model = classifier(callbacks=[skorch_callbacks.Freezer("0.*")], alpha=1.0).fit(X, Y)
     untrained = classifier(max_iter=1, learning_rate_init=1e-300).fit(X, Y)
