@@ -154,8 +154,8 @@ def _copied(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _items(value: Any) -> Sequence[Any]:
-    """One value for all layers, or those of each, since users may change a list."""
-    return value if isinstance(value, list | tuple) else (value,)
+    """One value for all layers, or those of each, since users may change a list; and that they are many."""
+    return (type(value), *value) if isinstance(value, list | tuple) else (value,)
 
 
 def _with_own_strides(array: np.ndarray) -> np.ndarray:

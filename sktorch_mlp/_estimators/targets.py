@@ -406,17 +406,13 @@ def check_unbalanced(class_weight: Any, what: str) -> None:
 
 
 def check_known_classes(y: Any, labels: LabelBinarizer, *, same: bool) -> None:
-    """Raise if y has classes beyond the known ones; or, with `same`, if it does not have the same ones.
+    """Raise if y has classes beyond the known ones; or, with `same`, if it does not have the same ones; or indicators for them.
 
     Raises
     ------
     ValueError
     """
     known = labels.classes_
-    if getattr(y, "ndim", 1) == 2 and not labels.y_type_.startswith("multilabel"):
-        raise ValueError(
-            f"The object was not fitted with multilabel input. y has the shape {y.shape}; pass a class of {known} for each row."
-        )
     classes = unique_labels(y)
     if same:
         if set(classes) != set(known):
@@ -426,3 +422,7 @@ def check_known_classes(y: Any, labels: LabelBinarizer, *, same: bool) -> None:
             )
     elif len(np.setdiff1d(classes, known, assume_unique=True)):
         raise ValueError(f"`y` has classes not in `self.classes_`. `self.classes_` has {known}. 'y' has {classes}.")
+    if getattr(y, "ndim", 1) == 2 and not labels.y_type_.startswith("multilabel"):
+        raise ValueError(
+            f"The object was not fitted with multilabel input. y has the shape {y.shape}; pass a class of {known} for each row."
+        )

@@ -264,7 +264,7 @@ def test_wrong_weights_of_classes_are_scikit_learns_errors():
 
 
 def test_known_classes():
-    known = np.array([0, 1, 2])
+    known = LabelBinarizer().fit([0, 1, 2])
     check_known_classes(np.array([0, 1]), known, same=False)
     check_known_classes(LABELS, known, same=True)
     with pytest.raises(ValueError, match=r"`y` has classes not in `self.classes_`. `self.classes_` has \[0 1 2\]"):
