@@ -80,11 +80,11 @@ def check_layers(
 
 
 class WeightArrays:
-    """Arrays that share the memory of a network, and objects made from arrays. None of it is pickled."""
+    """Published arrays, the network whose memory they share, and objects made from arrays. None of it is pickled."""
 
     def __init__(self) -> None:
         self._network: StackedMLP | None = None
-        self._shared: list[np.ndarray] = []
+        self._published: list[np.ndarray] = []
         self._cached: dict[str, tuple[list[object], Any]] = {}
         self._copied: dict[np.dtype, tuple[list[object], list[np.ndarray], Any]] = {}
 
@@ -103,12 +103,12 @@ class WeightArrays:
             {name: convert(tensor[k].detach()) for name, tensor in zip(NORM_NAMES, tensors, strict=False)}
             for tensors in network.norm_tensors()
         ]
-        self._shared = [*coefs_, *intercepts_, *(array for norm in norms_ for array in norm.values())]
+        self._published = [*coefs_, *intercepts_, *(array for norm in norms_ for array in norm.values())]
         return coefs_, intercepts_, norms_
 
     def network_of(self, arrays: Sequence[object]) -> StackedMLP | None:
         """The network of which these arrays are views, so that it has what was written into them."""
-        return self._network if _are_same_objects(arrays, self._shared) else None
+        return self._network if _are_same_objects(arrays, self._published) else None
 
     def cached(self, name: str, parts: list[Any], dtype: np.dtype, make: Callable[[], Made]) -> Made:
         """Object of this dtype made from arrays and others, kept while these are the same objects.

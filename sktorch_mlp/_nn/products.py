@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -113,12 +113,11 @@ def compute_shared(product: Product) -> None:
 def multiply_shared(a: Tensor, b: Tensor) -> Tensor:
     """Return ``a @ b`` of two matrices of a CPU, in new memory, on the threads that `share_product` would allow."""
     shape = len(a), b.shape[1]
-    n_threads, divide = most_threads(a.numel() * shape[1] * a.itemsize // 4), cast(_Division, _by_the_blas)
-    if n_threads > 1 and min(*a.shape, shape[1]) >= _WIDE:
-        layout = (tuple(a.shape), a.stride()), (tuple(b.shape), b.stride()), (shape, (shape[1], 1)), None, 0
-        n_threads, divide = _invariant_way(layout, a.dtype, n_threads)
-    else:
-        n_threads = 1
+    n_threads = most_threads(a.numel() * shape[1] * a.itemsize // 4)
+    if n_threads == 1 or min(*a.shape, shape[1]) < _WIDE:
+        return torch.mm(a, b)
+    layout = (tuple(a.shape), a.stride()), (tuple(b.shape), b.stride()), (shape, (shape[1], 1)), None, 0
+    n_threads, divide = _invariant_way(layout, a.dtype, n_threads)
     if divide is _by_the_blas:  # written out, and the next one too: a Product takes 20 µs more
         return call_on(n_threads, torch.mm, a, b)
     if divide is Product.by_rows:

@@ -239,7 +239,7 @@ class TorchOptimizer(Optimizer):
         super().bind(network, n_steps_of_epoch)
 
     def release(self) -> None:
-        """The same; its state stays."""
+        """Let go of the parameters; the state of PyTorch's optimizer stays."""
         self.optimizer_state = self._inner_state()
         super().release()
 
