@@ -260,7 +260,7 @@ def share_block(compute: Callable[[], _R], n_operations: int, n_bytes: int, *, i
         if n_threads == 1 or n_callers > 1:
             return compute()
         size = (n_operations * n_bytes).bit_length()
-        choice = _choices.setdefault(size, ThreadChoice(n_operations))
+        choice = _choices.get(size) or _choices.setdefault(size, ThreadChoice(n_operations))
         shared = partial(_call_with_threads, n_threads, compute)
         return choice.call(compute, shared, n_operations, is_typical=not is_first)
 

@@ -382,8 +382,14 @@ class FittedMLP(MLPParameters, SavableEstimator):
             return Rows.from_array(X, self.device_, self._prediction_dtype(X))
         return X
 
-    def _predict_outputs(self, X: Any, *, check: bool = False) -> torch.Tensor:
-        """Activated outputs for validated X, of shape (n_rows, n_outputs); a ValueError if it is to be checked and not finite."""
+    def _predict_outputs(self, X: Any, *, check: bool = False) -> torch.Tensor | np.ndarray:
+        """Activated outputs for validated X, of shape (n_rows, n_outputs), see `Predictor`.
+
+        Raises
+        ------
+        ValueError
+            If it is to be checked and not finite.
+        """
         dtype = self._prediction_dtype(X)
         if isinstance(X, np.ndarray) and X.dtype != dtype and X.dtype not in ROW_DTYPES:
             X = X.astype(np.float64)  # a lower precision is left to those who check that it can hold the values

@@ -90,8 +90,10 @@ class Predictor:
             self._few_rows = FewRows(coefs, intercepts, activations, out_activation, norms)
             self._most_few_rows = min(FEW_ROWS, _ONE_BLOCK // (self._n_coefs * self._dtype.itemsize))
 
-    def __call__(self, X: Any, *, check: bool = False) -> Tensor:
+    def __call__(self, X: Any, *, check: bool = False) -> Tensor | np.ndarray:
         """Activated outputs, of shape (n_rows, n_outputs). Their bits do not depend on the number of threads.
+
+        Those of few rows are an array, as X is.
 
         Parameters
         ----------
@@ -113,7 +115,7 @@ class Predictor:
             X = cast(as_tensor(X), self._first_coef.dtype).numpy()
         with without_autocast(self._device):
             call = call_quietly if self._has_users_functions else call_own_quietly
-            return torch.from_numpy(call(self._compute_block, len(X), self._few_rows, X, check))
+            return call(self._compute_block, len(X), self._few_rows, X, check)
 
     @without_gradients
     def predict_rows(self, rows: Rows, *, check: bool = False) -> Tensor:
@@ -176,7 +178,7 @@ class Predictor:
         out = scratch.rows(len(rows), first_coef.shape[1], first_coef) if is_cast_here else None
         units = rows.all_rows(out=out).affine_once(first_coef, self._first_column, scratch)
         if check:
-            check_sums(units[0])
+            check_sums(units[0].numpy())
         for column, coef, function in self._deeper:
             units = addmm(column, coef, function(units), scratch)
         outputs = self._activate_outputs_(units).mT

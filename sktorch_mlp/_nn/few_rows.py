@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from .activations import ActivationLike
 from .losses import OUTPUT_ACTIVATIONS
-from .matmul import ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS, mm
+from .matmul import ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS
 from .network import hidden_functions
+from .products import bind_shared
 from .tensors import as_tensor, without_gradients
+from .threads import most_threads
 
 #: Rows that are few, at most.
 FEW_ROWS = 512
@@ -22,6 +24,9 @@ FEW_ROWS = 512
 #: Parts of one row, at most. With fewer numpy's BLAS is quicker: kernels that are 512 bits wide, as PyTorch's has for one row, slow
 #: down the clock of the core for a millisecond.
 _MOST_PARTS = 16
+
+#: Layouts of rows for which the product on several threads is kept.
+_N_LAYOUTS = 64
 
 #: A function of an array, in place where it can be.
 _ArrayFunction = Callable[[np.ndarray], np.ndarray]
@@ -38,37 +43,60 @@ def _relu_(units: np.ndarray) -> np.ndarray:
     return units
 
 
-#: Activations whose calls are quicker in numpy.
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    """Softmax of each row, with rows next to each other in memory: sums over few outputs are quicker so."""
+    columns = logits.T.copy()
+    columns -= np.maximum.reduce(columns)
+    np.exp(columns, out=columns)
+    columns /= np.add.reduce(columns)
+    result: np.ndarray = columns.T.copy()
+    return result
+
+
+#: Activations of hidden units and of outputs whose calls are quicker in numpy.
 _ARRAY_FUNCTIONS: dict[ActivationLike, _ArrayFunction] = {
     "identity": lambda units: units,
     "relu": _relu_,
     "tanh": lambda units: np.tanh(units, out=units),
+    "softmax": _softmax,
 }
 
 
-class _Product:
-    """Rows times the coefficients of a layer, in new memory: by numpy where its BLAS has one thread, or has it for parts of one row.
+class _Affine:
+    """Sums of a layer, in new memory: by numpy where its BLAS has one thread, or has it for parts of one row.
+
+    The product and the intercept are two calls, which is quicker than one up to some 100 rows.
 
     Parameters
     ----------
     coef : Tensor of shape (n_in, n_out)
+    intercept : Tensor of shape (n_out,)
     """
 
-    def __init__(self, coef: Tensor) -> None:
+    def __init__(self, coef: Tensor, intercept: Tensor) -> None:
         n_in, n_out = coef.shape
-        self._tensor, self._array = coef, coef.numpy()
+        self._tensor, self._coef, self._intercept = coef, coef.numpy(), intercept.numpy()
         self._numpy_rows = _numpy_rows(n_out, n_in)
         self._parts = None if 1 in self._numpy_rows else _parts_of_one_row(coef)
+        self._operations_per_row = n_in * n_out * coef.itemsize // 4
+        self._bind_shared = lru_cache(maxsize=_N_LAYOUTS)(partial(bind_shared, coef))
 
     def __call__(self, units: np.ndarray) -> np.ndarray:
         n_rows = len(units)
         if n_rows in self._numpy_rows:
-            result: np.ndarray = np.dot(units, self._array)
+            sums: np.ndarray = np.dot(units, self._coef)
         elif n_rows == 1 and self._parts is not None:
-            result = np.matmul(units.reshape(len(self._parts), 1, -1), self._parts).sum(0)
+            sums = np.matmul(units.reshape(len(self._parts), 1, -1), self._parts).sum(0)
         else:
-            result = mm(as_tensor(units), self._tensor).numpy()
-        return result
+            sums = self._multiply_by_torch(as_tensor(units)).numpy()
+        sums += self._intercept
+        return sums
+
+    def _multiply_by_torch(self, units: Tensor) -> Tensor:
+        n_threads = most_threads(len(units) * self._operations_per_row)
+        if n_threads == 1:
+            return torch.mm(units, self._tensor)
+        return self._bind_shared(len(units), units.stride(), n_threads)(units)
 
 
 class FewRows:
@@ -103,12 +131,10 @@ class FewRows:
             if norms:
                 of_arrays.append(partial(_call_transposed, function))
             else:
-                of_arrays.append(_ARRAY_FUNCTIONS.get(name) or partial(_call, function))
-        of_arrays.append(partial(_call_on_columns, OUTPUT_ACTIVATIONS[out_activation]))
-        self._layers = [
-            (_Product(coef.T), intercept.numpy(), function)
-            for coef, intercept, function in zip(coefs, intercepts, of_arrays, strict=True)
-        ]
+                of_arrays.append(_array_function(name, function))
+        of_arrays.append(_array_function(out_activation, OUTPUT_ACTIVATIONS[out_activation]))
+        affines = [_Affine(coef.T, intercept) for coef, intercept in zip(coefs, intercepts, strict=True)]
+        self._layers = list(zip(affines, of_arrays, strict=True))
 
     def __call__(self, X: np.ndarray, check: bool = False) -> np.ndarray:
         """Activated outputs of shape (n_rows, n_outputs), for X of the precision of the network; see `check_sums`.
@@ -116,17 +142,16 @@ class FewRows:
         To be called without autocast, on one thread, and within `call_quietly`.
         """
         units = X
-        for multiply, intercept, activate in self._layers:
-            units = multiply(units)
+        for affine, activate in self._layers:
+            units = affine(units)
             if check:
                 check_sums(units[:, 0])
                 check = False
-            units += intercept
             units = activate(units)
         return units
 
 
-def check_sums(sums: np.ndarray | Tensor) -> None:
+def check_sums(sums: np.ndarray) -> None:
     """Raise a ValueError if the sums of a unit of the first layer are not finite, as those of rows are that are not.
 
     NaN or infinity times any weight, and plus anything, is one of the two. There is one sum for each row, where X has all features.
@@ -152,6 +177,10 @@ def _parts_of_one_row(coef: Tensor) -> np.ndarray | None:
     return None
 
 
+def _array_function(name: ActivationLike, function: Callable[[Tensor], Tensor]) -> _ArrayFunction:
+    return _ARRAY_FUNCTIONS.get(name) or partial(_call, function)
+
+
 @without_gradients
 def _call(function: Callable[[Tensor], Tensor], units: np.ndarray) -> np.ndarray:
     return function(torch.from_numpy(units)).resolve_neg().numpy()
@@ -160,9 +189,3 @@ def _call(function: Callable[[Tensor], Tensor], units: np.ndarray) -> np.ndarray
 @without_gradients
 def _call_transposed(function: Callable[[Tensor], Tensor], units: np.ndarray) -> np.ndarray:
     return function(torch.from_numpy(units.T)).resolve_neg().numpy().T
-
-
-def _call_on_columns(function: Callable[[Tensor], Tensor], units: np.ndarray) -> np.ndarray:
-    """Call a function with rows next to each other, where sums over few outputs are quicker."""
-    result: np.ndarray = function(torch.from_numpy(units.T.copy())).numpy().T.copy()
-    return result

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from .compat import has_own_kernels
-from .products import Product, compute_shared, multiply_shared, share_product
+from .products import Product, compute_shared, share_product
 from .tensors import empty_for_others
-from .threads import may_share
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -129,11 +128,6 @@ def _enlarged(memory: Tensor, size: int, like: Tensor) -> Tensor:
     if memory.numel() >= size and memory.dtype == like.dtype:
         return memory
     return empty_for_others(like, size)
-
-
-def mm(a: Tensor, b: Tensor) -> Tensor:
-    """Return ``a @ b`` on a CPU, in new memory."""
-    return multiply_shared(a, b) if may_share() else torch.mm(a, b)  # one row notices what the former does first
 
 
 def addmm(summand: Tensor, a: Tensor, b: Tensor, scratch: Scratch, *, bfloat16: bool = False) -> Tensor:

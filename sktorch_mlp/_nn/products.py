@@ -110,21 +110,36 @@ def compute_shared(product: Product) -> None:
     call_on(n_threads, call)
 
 
-def multiply_shared(a: Tensor, b: Tensor) -> Tensor:
-    """Return ``a @ b`` of two matrices of a CPU, in new memory, on the threads that `share_product` would allow."""
-    shape = len(a), b.shape[1]
-    n_threads = most_threads(a.numel() * shape[1] * a.itemsize // 4)
-    if n_threads == 1 or min(*a.shape, shape[1]) < _WIDE:
-        return torch.mm(a, b)
-    layout = (tuple(a.shape), a.stride()), (tuple(b.shape), b.stride()), (shape, (shape[1], 1)), None, 0
-    n_threads, divide = _invariant_way(layout, a.dtype, n_threads)
-    if divide is _by_the_blas:  # written out, and the next one too: a Product takes 20 µs more
-        return call_on(n_threads, torch.mm, a, b)
+def bind_shared(b: Tensor, n_rows: int, strides: tuple[int, ...], n_threads: int) -> Callable[[Tensor], Tensor]:
+    """Return ``multiply(a)`` that gives ``a @ b`` in new memory, with the bits of one thread on at most so many.
+
+    Parameters
+    ----------
+    b : Tensor of shape (n_inner, n_columns)
+        On a CPU.
+    n_rows : int
+        Of `a`.
+    strides : tuple of int
+        Of `a`, in numbers.
+    n_threads : int
+    """
+    shape = n_rows, b.shape[1]
+    if min(n_rows, *b.shape) < _WIDE:
+        return lambda a: torch.mm(a, b)
+    layout = ((n_rows, len(b)), strides), (tuple(b.shape), b.stride()), (shape, (shape[1], 1)), None, 0
+    n_threads, divide = _invariant_way(layout, b.dtype, n_threads)
+    if divide is _by_the_blas:
+        return lambda a: call_on(n_threads, torch.mm, a, b)
     if divide is Product.by_rows:
-        return call_on(n_threads, torch.bmm, _in_parts(a, n_threads), b.expand(n_threads, -1, -1)).view(shape)
-    product = Product(a, b, a.new_empty(shape))
-    compute_shared(product)
-    return product.out
+        parts = b.expand(n_threads, -1, -1)
+        return lambda a: call_on(n_threads, torch.bmm, _in_parts(a, n_threads), parts).view(shape)
+
+    def multiply(a: Tensor) -> Tensor:
+        product = Product(a, b, a.new_empty(shape))
+        compute_shared(product)
+        return product.out
+
+    return multiply
 
 
 def _way(product: Product, n_threads: int) -> tuple[int, Callable[[], Any]]:

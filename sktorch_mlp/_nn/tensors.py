@@ -143,7 +143,8 @@ def as_tensor(array: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
         array = array.copy()
     if not array.flags.writeable:
         array = np.asarray(_Writeable(array))  # from_numpy would warn
-    return torch.from_numpy(array).to(device)
+    tensor = torch.from_numpy(array)
+    return tensor if device == "cpu" else tensor.to(device)  # few rows notice the latter
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

@@ -262,11 +262,6 @@ def share(
     return _TimedCall(alone, shared, beside_reader, n_operations, choice())
 
 
-def may_share() -> bool:
-    """Whether large calls may use several threads here."""
-    return getattr(_local, "n_threads", 1) > 1
-
-
 def most_threads(n_operations: int) -> int:
     """Threads that a call of so many multiply-adds may use here."""
     return max(1, min(getattr(_local, "n_threads", 1), n_operations // _OPERATIONS_PER_THREAD))

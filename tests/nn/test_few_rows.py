@@ -84,7 +84,7 @@ def test_numpy_multiplies_where_its_blas_has_one_thread():
 @pytest.mark.parametrize("order", ["C", "Fortran"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_one_row_is_divided_into_few_equal_parts(dtype, order, monkeypatch):
-    monkeypatch.setattr(few_rows, "mm", None)  # which would be called otherwise
+    monkeypatch.setattr(few_rows, "most_threads", None)  # which would be called otherwise
     for n_in, n_out in [(784, 128), (9002, 1), (98, 100)]:
         coefs, intercepts = network((n_in, n_out), dtype=torch.from_numpy(np.empty(0, dtype)).dtype)
         layers = [coefs[0] if order == "Fortran" else coefs[0].T.contiguous().T], intercepts
@@ -96,7 +96,7 @@ def test_one_row_is_divided_into_few_equal_parts(dtype, order, monkeypatch):
 
 def test_one_row_is_not_divided_where_parts_would_be_many_or_unequal():
     for n_in, n_out in [(787, 128), (784, 1000), (3, 30)]:
-        assert few_rows._Product(torch.ones(n_in, n_out))._parts is None
+        assert few_rows._Affine(torch.ones(n_in, n_out), torch.ones(n_out))._parts is None
 
 
 def test_layer_normalization():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sktorch_mlp._nn import products
-from sktorch_mlp._nn.products import Product, compute_shared, multiply_shared, share_product
+from sktorch_mlp._nn.products import Product, bind_shared, compute_shared, share_product
 from sktorch_mlp._nn.threads import _TimedCall, threads_for_large_calls
 
 pytestmark = pytest.mark.usefixtures("two_torch_threads")
@@ -99,7 +99,7 @@ def test_a_product_in_new_memory_has_the_bits_of_one_thread(dtype, transposed, d
     if divide is not None:
         monkeypatch.setattr(products, "_invariant_way", lambda *args: (2, divide))
     with threads_for_large_calls(2):
-        result = multiply_shared(product.a, product.b)
+        result = bind_shared(product.b, 96, product.a.stride(), 2)(product.a)
         compute_shared(product)
     assert torch.equal(result, product.out)
     if divide is None:
