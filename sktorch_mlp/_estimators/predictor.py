@@ -21,8 +21,12 @@ from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype, without_autocast, wi
 
 from .blocks import predict_blocks, share_block
 
-#: Rows predicted at a time, at most: enough to keep the products busy, few enough to stay in cache.
-BLOCK_ROWS = 2048
+#: Numbers in the layers of the rows that are predicted at a time, and the fewest and most of these rows: enough to keep the products
+#: busy, and so that threads seldom wait for Python, but few enough to stay in cache.
+BLOCK_NUMBERS, BLOCK_ROWS, MOST_BLOCK_ROWS = 2**20, 2048, 8192
+
+#: Multiply-adds that take as long as what is done with a unit besides.
+_OPERATIONS_OF_A_UNIT = 64
 
 #: Numbers of a layer in a block of a GPU, unless so many rows have more.
 _GPU_NUMBERS = 2**24
@@ -77,10 +81,12 @@ class Predictor:
         self._scratch: list[Scratch] = []  # of threads that predict no longer
         self._n_outputs = coefs[-1].shape[0]
         self._n_coefs = sum(coef.numel() for coef in coefs)
-        self._block_rows = BLOCK_ROWS
-        if not is_cpu:
-            widest = max(coefs[0].shape[1], *(len(coef) for coef in coefs))
-            self._block_rows = max(BLOCK_ROWS, _GPU_NUMBERS // widest)
+        layer_units = [coefs[0].shape[1], *(len(coef) for coef in coefs)]
+        self._operations_per_row = self._n_coefs + _OPERATIONS_OF_A_UNIT * sum(layer_units[1:])
+        if is_cpu:
+            self._block_rows = min(max(BLOCK_ROWS, BLOCK_NUMBERS // sum(layer_units)), MOST_BLOCK_ROWS)
+        else:
+            self._block_rows = max(BLOCK_ROWS, _GPU_NUMBERS // max(layer_units))
         self._has_users_functions = not all(isinstance(name, str) for name in activations)
         self._may_share = is_cpu and not self._has_users_functions  # which may not be made for several threads
         self._few_rows: FewRows | None = None
@@ -88,7 +94,7 @@ class Predictor:
         self._n_seen = Counter[int]()  # predictions by rows, of blocks whose products may be worth more threads
         if is_cpu:
             self._few_rows = FewRows(coefs, intercepts, activations, out_activation, norms)
-            self._most_few_rows = min(FEW_ROWS, _ONE_BLOCK // (self._n_coefs * self._dtype.itemsize))
+            self._most_few_rows = min(FEW_ROWS, _ONE_BLOCK // (self._operations_per_row * self._dtype.itemsize))
 
     def __call__(self, X: Any, *, check: bool = False) -> Tensor | np.ndarray:
         """Activated outputs, of shape (n_rows, n_outputs). Their bits do not depend on the number of threads.
@@ -134,7 +140,7 @@ class Predictor:
                 -(-len(rows) // n_blocks),
                 first_coef,
                 self._n_outputs,
-                len(rows) * self._n_coefs,
+                len(rows) * self._operations_per_row,
                 may_share=self._may_share,
             )
 
@@ -159,11 +165,13 @@ class Predictor:
         if rows.are_cast and self._is_cpu:
             row_bytes = self._first_coef.shape[1] * self._first_coef.itemsize
             most_rows = min(most_rows, max(_FEWEST_ROWS, _CAST_BYTES // row_bytes))
-        n_blocks, n_operations = -(-len(rows) // most_rows), len(rows) * self._n_coefs
-        if self._may_share and n_operations * self._dtype.itemsize > _ONE_BLOCK:
+        n_blocks, n_operations = -(-len(rows) // most_rows), len(rows) * self._operations_per_row
+        if not self._may_share:
+            return n_blocks
+        if n_operations * self._dtype.itemsize > _ONE_BLOCK:
             n_pairs = min(_N_BLOCKS // 2, max(1, n_operations // _PAIR_OF_BLOCKS))
-            n_blocks = max(n_blocks + n_blocks % 2, 2 * n_pairs)
-        return n_blocks
+            n_blocks = max(n_blocks, 2 * n_pairs)
+        return n_blocks if n_blocks == 1 else n_blocks + n_blocks % 2
 
     def _predict(self, rows: Rows, first_coef: Tensor, check: bool) -> Tensor:
         if self._few_rows is not None and len(rows) <= self._most_few_rows and not rows.is_sparse:
