@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sktorch_mlp._data.rows import Rows, cast
 from sktorch_mlp._nn.activations import ActivationLike
-from sktorch_mlp._nn.few_rows import FEW_ROWS, FewRows, check_sums
+from sktorch_mlp._nn.few_rows import FEW_ROWS, FEW_ROWS_OF_A_BLOCK, FewRows, check_sums
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
 from sktorch_mlp._nn.matmul import Scratch, addmm, call_own_quietly, call_quietly
 from sktorch_mlp._nn.network import hidden_functions
@@ -44,8 +44,9 @@ _OFTEN = 8
 #: Multiply-adds up to which there is one block, times the bytes of a number.
 _ONE_BLOCK = 800_000_000
 
-#: Multiply-adds for each pair of blocks that several threads share, and into how many smaller blocks at most.
-_PAIR_OF_BLOCKS, _N_BLOCKS = 100_000_000, 8
+#: Multiply-adds and rows for each pair of blocks that several threads share, and into how many smaller blocks at most. Each block
+#: reads all weights.
+_PAIR_OF_BLOCKS, _ROWS_OF_A_PAIR, _N_BLOCKS = 100_000_000, 400, 8
 
 #: Predictions at the same time whose memory is kept for the next ones.
 _N_SCRATCHES = 4
@@ -169,12 +170,13 @@ class Predictor:
         if not self._may_share:
             return n_blocks
         if n_operations * self._dtype.itemsize > _ONE_BLOCK:
-            n_pairs = min(_N_BLOCKS // 2, max(1, n_operations // _PAIR_OF_BLOCKS))
+            n_pairs = min(_N_BLOCKS // 2, n_operations // _PAIR_OF_BLOCKS, len(rows) // _ROWS_OF_A_PAIR)
             n_blocks = max(n_blocks, 2 * n_pairs)
         return n_blocks if n_blocks == 1 else n_blocks + n_blocks % 2
 
     def _predict(self, rows: Rows, first_coef: Tensor, check: bool) -> Tensor:
-        if self._few_rows is not None and len(rows) <= self._most_few_rows and not rows.is_sparse:
+        are_few = len(rows) <= max(self._most_few_rows, FEW_ROWS_OF_A_BLOCK)
+        if self._few_rows is not None and are_few and not rows.is_sparse:
             X = rows.X if isinstance(rows.X, Tensor) else rows[:].X
             assert isinstance(X, Tensor)
             return torch.from_numpy(self._few_rows(cast(X, first_coef.dtype).numpy(), check))

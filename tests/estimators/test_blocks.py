@@ -114,7 +114,7 @@ def models(request):
     return classifier.predict_proba, regressor.predict
 
 
-@pytest.mark.parametrize("n_rows", [60, 300, 512, 513, 800, 801, 3000])
+@pytest.mark.parametrize("n_rows", [60, 300, 512, 800, 1500, 1600, 3000])
 @pytest.mark.parametrize("which", [0, 1], ids=["classifier", "regressor"])
 def test_bits_do_not_depend_on_the_number_of_threads(models, which, n_rows, two_torch_threads):
     predictions = []
@@ -170,12 +170,12 @@ def threads_of_products(monkeypatch):
 @one_epoch
 @pytest.mark.parametrize("order", TRAINED)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("n_rows", [80, 128, 200, 333, 512, 513, 800])
+@pytest.mark.parametrize("n_rows", [80, 128, 200, 333, 512, 800, 1600])
 def test_products_of_one_block_on_threads_of_pytorch(
     n_rows, dtype, order, choice, threads_of_products, two_torch_threads
 ):
     features = np.random.RandomState(1).randn(n_rows, 700).astype(dtype)
-    model = TRAINED[order](MLPTorchClassifier((150, 40), device="cpu"), features, np.arange(n_rows) % 3)
+    model = TRAINED[order](MLPTorchClassifier((70, 40), device="cpu"), features, np.arange(n_rows) % 3)
     first = model.predict_proba(features)
     assert choice.asked == []  # it may be the only call with so many rows
     choice.share = False
@@ -183,7 +183,7 @@ def test_products_of_one_block_on_threads_of_pytorch(
     assert threads_of_products == []
     choice.share = True
     shared = model.predict_proba(features)
-    assert choice.asked == [(700 * 150 + 150 * 40 + 40 * 3) * n_rows] * 2
+    assert choice.asked == [(700 * 70 + 70 * 40 + 40 * 3) * n_rows] * 2
     assert set(threads_of_products) <= {2}  # where the bits stay the same
     assert np.array_equal(alone, first)
     assert np.array_equal(shared, first)
