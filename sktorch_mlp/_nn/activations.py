@@ -34,12 +34,16 @@ class Activation(NamedTuple):
         Makes the same activation as a module.
     needs_input : bool, default=False
         Whether `backward_` takes as `units` the input of the activation rather than its output.
+    rounds_alike : bool, default=False
+        Whether the last bit of an element does not depend on where in memory it stands. Exponentials of PyTorch are others in
+        its vectors than beside them.
     """
 
     forward_: Callable[[Tensor], Tensor]
     backward_: compat.Backward | None
     module: Callable[[], nn.Module]
     needs_input: bool = False
+    rounds_alike: bool = False
 
 
 def _in_place(
@@ -65,6 +69,7 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda units: units,
         lambda delta, output: None,
         nn.Identity,
+        rounds_alike=True,
     ),
     "logistic": Activation(
         _in_place(torch.sigmoid_, torch.sigmoid),
@@ -75,16 +80,19 @@ ACTIVATIONS: dict[str, Activation] = {
         _in_place(_tanh_, torch.tanh),
         lambda delta, output: delta.addcmul_(delta, output.square_(), value=-1),
         nn.Tanh,
+        rounds_alike=True,  # numpy's
     ),
     "relu": Activation(
         _in_place(torch.relu_, torch.relu),
         compat.relu_backward(),
         nn.ReLU,
+        rounds_alike=True,
     ),
     "leaky_relu": Activation(
         _in_place(functional.leaky_relu_, functional.leaky_relu),
         compat.leaky_relu_backward(0.01),
         nn.LeakyReLU,
+        rounds_alike=True,
     ),
     "elu": Activation(
         _in_place(functional.elu_, functional.elu),

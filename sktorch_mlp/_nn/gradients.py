@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .activations import get_activation
 from .embeddings import EmbeddedBatches
 from .hidden import hidden_layers
 from .inputs import Batch
@@ -63,12 +64,12 @@ class ForwardPass:
             functions = hidden_functions(network.spec.activations, norms)
         self._deeper = [
             (
-                _share(function, network, units),
+                _share(function, network, layer, units),
                 units,
                 bind_addmm(intercept, coef, units, out, bfloat16=network.spec.bfloat16),
             )
-            for function, units, intercept, coef, out in zip(
-                functions, self.outputs[:-1], self._intercepts[1:], self.coefs[1:], self.outputs[1:], strict=True
+            for layer, (function, units, intercept, coef, out) in enumerate(
+                zip(functions, self.outputs[:-1], self._intercepts[1:], self.coefs[1:], self.outputs[1:], strict=True)
             )
         ]
 
@@ -131,7 +132,7 @@ class Gradient:
                     bind_mm(delta, units.mT, squeeze_stack(coef_grads[layer]), bfloat16=bfloat16),
                     bind_row_sums(delta, squeeze_stack(intercept_grads[layer])),
                     bind_mm(coef.mT, delta, below, bfloat16=bfloat16),
-                    _share(self._forward.hidden[layer - 1].backward_, network, units),
+                    _share(self._forward.hidden[layer - 1].backward_, network, layer - 1, units),
                     below,
                     units,
                 )
@@ -194,8 +195,10 @@ def _unit_buffer(coef: Tensor, n_rows: int, row_major: bool) -> Tensor:
     return squeeze_stack(coef.new_empty(n_networks, n_out, n_rows))
 
 
-def _share(function: Callable[..., Any], network: StackedMLP, units: Tensor) -> Callable[..., Any]:
-    """Let a function of many units use more threads. Those of a normalization sum over units or rows."""
+def _share(function: Callable[..., Any], network: StackedMLP, layer: int, units: Tensor) -> Callable[..., Any]:
+    """Let a function of the many units of a hidden layer use more threads. Those of a normalization sum over units or rows."""
     if network.spec.normalization is not None:
         return function
-    return share_elementwise(function, _OPERATIONS_PER_UNIT * units.nbytes // 4)
+    rounds_alike = get_activation(network.spec.activations[layer]).rounds_alike
+    n_elements = None if rounds_alike else units.numel()
+    return share_elementwise(function, _OPERATIONS_PER_UNIT * units.nbytes // 4, n_elements)

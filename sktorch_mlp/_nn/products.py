@@ -181,6 +181,10 @@ def _choice_of_products(layout: Any, dtype: torch.dtype, n_operations: int) -> T
 @lru_cache(maxsize=4096)
 def _invariant_way(layout: Any, dtype: torch.dtype, n_threads: int) -> tuple[int, _Division]:
     """Find how many threads, at most `n_threads`, give a product of this layout the bits that one gives it, and how divided."""
+    if any(
+        _overlaps(*matrices) for matrices in layout[:2]
+    ):  # a trial would write into one element what it takes for two
+        return 1, _by_the_blas
     product = _random_product(layout, dtype)
     while n_threads > 1:
         for divide in _divisions():
@@ -189,6 +193,16 @@ def _invariant_way(layout: Any, dtype: torch.dtype, n_threads: int) -> tuple[int
                 return n_threads, divide
         n_threads //= 2
     return 1, _by_the_blas
+
+
+def _overlaps(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether elements of a matrix are in one place, as those of `numpy.broadcast_to` are, or of windows."""
+    extent = 1
+    for stride, n in sorted(zip(strides[-2:], shape[-2:], strict=True)):
+        if n > 1 and stride < extent:
+            return True
+        extent += (n - 1) * stride
+    return False
 
 
 def _random_product(layout: Any, dtype: torch.dtype) -> Product:

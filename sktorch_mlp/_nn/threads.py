@@ -21,6 +21,9 @@ from .compat import own_thread_setters
 #: Multiply-adds of float32 that keep one thread busy for some 25 µs. Those of float64 count twice.
 _OPERATIONS_PER_THREAD = 1_250_000
 
+#: Elements that PyTorch gives a thread at least, in a call on each element; and a multiple of how many its kernels compute at a time.
+_FEWEST_ELEMENTS, _ELEMENTS_AT_A_TIME = 2**15, 64
+
 #: Time of a multiply-add on one thread of a slow processor.
 _SECONDS_PER_OPERATION = 1e-10
 
@@ -230,9 +233,32 @@ def call_on(n_threads: int, call: Callable[..., _R], *args: Any, **kwargs: Any) 
         set_own_threads(1)
 
 
-def share_elementwise(call: Callable[..., Any], n_operations: int) -> Callable[..., Any]:
-    """Let an elementwise call use more threads, if it is large. No number of threads changes its bits."""
-    return share(call, n_operations, lambda n_threads: (n_threads, call), partial(ThreadChoice, n_operations))
+def share_elementwise(call: Callable[..., Any], n_operations: int, n_elements: int | None = None) -> Callable[..., Any]:
+    """Let an elementwise call use more threads, if it is large. No number of threads changes its bits.
+
+    Parameters
+    ----------
+    call : callable
+    n_operations : int
+    n_elements : int, default=None
+        Elements that stand one after the other, if PyTorch rounds those otherwise that are left over at the end of a thread's
+        share: then there are only threads that leave none.
+    """
+
+    def way(n_threads: int) -> tuple[int, Callable[..., Any]]:
+        return n_threads if n_elements is None else _threads_with_full_shares(n_elements, n_threads), call
+
+    return share(call, n_operations, way, partial(ThreadChoice, n_operations))
+
+
+def _threads_with_full_shares(n_elements: int, n_threads: int) -> int:
+    """Threads, at most so many, whose shares of some elements leave none over."""
+    while n_threads > 1:
+        n_threads = min(n_threads, -(-n_elements // _FEWEST_ELEMENTS))
+        if n_elements % (n_threads * _ELEMENTS_AT_A_TIME) == 0:
+            return n_threads
+        n_threads -= 1
+    return 1
 
 
 def share(

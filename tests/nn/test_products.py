@@ -107,6 +107,18 @@ def test_a_product_in_new_memory_has_the_bits_of_one_thread(dtype, transposed, d
     torch.testing.assert_close(result, product.a @ product.b)
 
 
+def test_rows_that_share_memory_have_one_thread():
+    """A trial would have to write into elements that are in one place."""
+    b, row = _matrix((700, 128)), _matrix((1, 1400))[0]
+    repeated, windows = row[:700].expand(300, -1), row.unfold(0, 700, 1)
+    for rows in (repeated, repeated.mT[:, :1].expand(-1, 128).mT, row[:300, None].expand(-1, 700), windows):
+        with threads_for_large_calls(2):
+            result = bind_shared(b, len(rows), rows.stride(), 2)(rows)
+            shared = share_product(Product(rows, b, torch.empty(len(rows), 128, dtype=b.dtype)))
+        assert torch.equal(result, rows @ b)
+        assert not isinstance(shared, _TimedCall)
+
+
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("shape", [(50, 50, 1797), (131, 83, 1085), (235, 54, 1365), (82, 50, 1797)], ids=str)
 def test_no_element_depends_on_threads(shape, first):

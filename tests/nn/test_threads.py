@@ -1,14 +1,19 @@
 """Large calls on one thread or on several: whichever is quicker."""
 
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
 
+from sktorch_mlp._nn.activations import ACTIVATIONS
+from sktorch_mlp._nn.gradients import _share
+from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
 from sktorch_mlp._nn.threads import (
     _OPERATIONS_PER_THREAD,
     ThreadChoice,
     _Contention,
+    _threads_with_full_shares,
     _TimedCall,
     call_on,
     readers,
@@ -174,3 +179,43 @@ def test_small_calls_are_as_they_are():
     assert share_elementwise(call, 10**9) is call  # nobody has given threads
     with threads_for_large_calls(1):
         assert share_elementwise(call, 10**9) is call
+
+
+@pytest.mark.parametrize(
+    ("n_elements", "n_threads", "expected"),
+    [
+        (2**20, 2, 2),
+        (2**20, 3, 2),  # a third is no whole number of vectors
+        (3 * 2**18, 3, 3),
+        (2**16, 8, 2),  # PyTorch gives a thread no fewer
+        (2**15, 8, 1),
+        (255 * 1001, 8, 1),
+        (200 * 1000, 8, 5),
+    ],
+)
+def test_threads_leave_no_elements_over(n_elements, n_threads, expected):
+    assert _threads_with_full_shares(n_elements, n_threads) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(255, 1001), (1000, 200), (512, 512)], ids=str)
+@pytest.mark.parametrize("name", [*ACTIVATIONS, torch.sin])
+def test_no_activation_depends_on_threads(name, shape, dtype):
+    """PyTorch rounds exponentials otherwise where a thread's share ends within a vector."""
+    network = StackedMLP(NetworkSpec((1, 1, 1), (name,), dtype=dtype))
+    activation = ACTIVATIONS.get(name)
+    functions = [torch.sin] if activation is None else [activation.forward_, activation.backward_]
+    generator, n_shared = torch.Generator().manual_seed(0), 0
+    with torch.no_grad():
+        for function, n_threads in product(functions, (2, 3, 5)):
+            operands = [
+                torch.randn(shape, dtype=dtype, generator=generator) for _ in range(functions.index(function) + 1)
+            ]
+            with threads_for_large_calls(n_threads):
+                shared = _share(function, network, 0, operands[0])
+            n_shared += isinstance(shared, _TimedCall)
+            alone, together = ([operand.clone() for operand in operands] for _ in range(2))
+            results = [function(*alone), getattr(shared, "_shared", shared)(*together)]
+            assert torch.equal(alone[0], together[0])
+            assert results[0] is None or torch.equal(*results)
+    assert n_shared or shape != (512, 512)
