@@ -198,7 +198,7 @@ def test_threads_leave_no_elements_over(n_elements, n_threads, expected):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("shape", [(255, 1001), (1000, 200), (512, 512)], ids=str)
+@pytest.mark.parametrize("shape", [(255, 515), (512, 512)], ids=str)
 @pytest.mark.parametrize("name", [*ACTIVATIONS, torch.sin])
 def test_no_activation_depends_on_threads(name, shape, dtype):
     """PyTorch rounds exponentials otherwise where a thread's share ends within a vector."""
