@@ -181,9 +181,8 @@ def _choice_of_products(layout: Any, dtype: torch.dtype, n_operations: int) -> T
 @lru_cache(maxsize=4096)
 def _invariant_way(layout: Any, dtype: torch.dtype, n_threads: int) -> tuple[int, _Division]:
     """Find how many threads, at most `n_threads`, give a product of this layout the bits that one gives it, and how divided."""
-    if any(
-        _overlaps(*matrices) for matrices in layout[:2]
-    ):  # a trial would write into one element what it takes for two
+    # A trial would write into one place what it takes for two elements.
+    if any(_overlaps(*matrices) for matrices in layout[:2]):
         return 1, _by_the_blas
     product = _random_product(layout, dtype)
     while n_threads > 1:
