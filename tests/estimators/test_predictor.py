@@ -13,7 +13,7 @@ from torch import nn
 from sktorch_mlp import MLPTorchRegressor
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._estimators import predictor as predictors
-from sktorch_mlp._estimators.predictor import BLOCK_ROWS, Predictor
+from sktorch_mlp._estimators.predictor import BLOCK_ROWS, MOST_BLOCK_ROWS, Predictor
 from tests.estimators.helpers import KINDS, RTOL, TARGETS, X, outputs, pair
 from tests.nn.helpers import OUT_ACTIVATIONS
 
@@ -97,9 +97,7 @@ def test_large_rows_are_cast_block_by_block():
     assert torch.equal(at_once, by_block)
 
 
-@pytest.fixture
-def block_rows(monkeypatch):
-    """Rows of the blocks that are predicted."""
+def test_blocks_of_wide_rows_take_little_memory(monkeypatch):
     predict, n_rows = Predictor._predict, []
 
     def record(self, rows, first_coef, check):
@@ -107,41 +105,34 @@ def block_rows(monkeypatch):
         return predict(self, rows, first_coef, check)
 
     monkeypatch.setattr(Predictor, "_predict", record)
-    return n_rows
-
-
-def test_blocks_of_wide_rows_take_little_memory(block_rows):
     coef, intercept = torch.ones(2, 3000, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     rows = np.arange(3_000_000, dtype=np.uint8).reshape(1000, 3000)
     predictor = Predictor([coef], [intercept], [], "identity")
     predictions = predictor.predict_rows(as_rows(rows))
     assert_array_equal(predictions[:, 1], rows.sum(1))
-    assert max(block_rows) * 3000 * 8 <= 2**21
+    assert max(n_rows) * 3000 * 8 <= 2**21
 
 
 @pytest.mark.parametrize(
-    ("layer_units", "n_rows", "expected"),
+    ("layer_units", "n_rows", "n_blocks"),
     [
-        ((20, 10, 2), 8192, [8192]),  # a small network has large blocks, since threads wait for Python between them
-        ((20, 10, 2), 8193, [4097, 4096]),  # as many for two threads
-        ((20, 10, 2), 20_000, [5000] * 4),
-        ((300, 300, 1), 4096, [512] * 8),
-        ((2000, 500, 2), 300, [300]),  # each of several blocks would read all weights
-        ((2000, 500, 2), 500, [250, 250]),
-        ((2000, 500, 2), 1000, [250] * 4),
-        ((2000, 500, 2), 40_000, [2000] * 20),
+        ((20, 10, 2), 8192, 1),  # a small network has large blocks, since threads wait for Python between them
+        ((20, 10, 2), 8193, 2),
+        ((20, 10, 2), 20_000, 4),  # as many for each of two threads
+        ((300, 300, 1), 4096, 8),
+        ((2000, 500, 2), 300, 1),  # each of several blocks would read all weights
+        ((2000, 500, 2), 500, 2),
+        ((2000, 500, 2), 1000, 4),
+        ((2000, 500, 2), 40_000, 20),
     ],
 )
-def test_blocks_are_as_large_as_the_network_is_small(layer_units, n_rows, expected, monkeypatch):
-    monkeypatch.undo()
-    shapes = list(pairwise(layer_units))
-    coefs = [torch.zeros(n_out, n_in) for n_in, n_out in shapes]
-    intercepts = [torch.zeros(n_out) for _, n_out in shapes]
-    predictor = Predictor(coefs, intercepts, ["relu"] * (len(shapes) - 1), "identity")
+def test_blocks_are_as_large_as_the_network_is_small(layer_units, n_rows, n_blocks, monkeypatch):
+    monkeypatch.setattr(predictors, "MOST_BLOCK_ROWS", MOST_BLOCK_ROWS)
+    coefs = [torch.zeros(n_out, n_in) for n_in, n_out in pairwise(layer_units)]
+    intercepts = [torch.zeros(len(coef)) for coef in coefs]
+    predictor = Predictor(coefs, intercepts, ["relu"] * (len(coefs) - 1), "identity")
     rows = as_rows(np.zeros((n_rows, layer_units[0]), np.float32), np.float32)
-    n_blocks = predictor._count_blocks(rows)
-    assert n_blocks == len(expected)
-    assert -(-n_rows // n_blocks) == expected[0]
+    assert predictor._count_blocks(rows) == n_blocks
 
 
 @pytest.mark.filterwarnings("error")
