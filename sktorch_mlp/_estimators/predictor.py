@@ -133,10 +133,11 @@ class Predictor:
         n_blocks = self._count_blocks(rows)
         with without_autocast(self._device):
             if n_blocks == 1:
-                return call_quietly(self._compute_block, len(rows), self._predict, rows, first_coef, check)
+                few = self._most_few_rows
+                return call_quietly(self._compute_block, len(rows), self._predict, rows, first_coef, check, few)
             return call_quietly(
                 predict_blocks,
-                partial(self._predict, first_coef=first_coef, check=check),
+                partial(self._predict, first_coef=first_coef, check=check, most_few_rows=FEW_ROWS_OF_A_BLOCK),
                 rows,
                 -(-len(rows) // n_blocks),
                 first_coef,
@@ -174,9 +175,8 @@ class Predictor:
             n_blocks = max(n_blocks, 2 * n_pairs)
         return n_blocks if n_blocks == 1 else n_blocks + n_blocks % 2
 
-    def _predict(self, rows: Rows, first_coef: Tensor, check: bool) -> Tensor:
-        are_few = len(rows) <= max(self._most_few_rows, FEW_ROWS_OF_A_BLOCK)
-        if self._few_rows is not None and are_few and not rows.is_sparse:
+    def _predict(self, rows: Rows, first_coef: Tensor, check: bool, most_few_rows: int) -> Tensor:
+        if self._few_rows is not None and len(rows) <= most_few_rows and not rows.is_sparse:
             X = rows.X if isinstance(rows.X, Tensor) else rows[:].X
             assert isinstance(X, Tensor)
             return torch.from_numpy(self._few_rows(cast(X, first_coef.dtype).numpy(), check))

@@ -89,7 +89,7 @@ class Product(NamedTuple):
 
     def layout(self) -> tuple[Any, ...]:
         """What its bits depend on, besides values and dtype: shapes and strides, and where the result begins in memory."""
-        matrices = [None if own is None else (tuple(own.shape), own.stride()) for own in self]
+        matrices = [None if own is None else _layout(own) for own in self]
         return *matrices, self.out.data_ptr() % _ALIGNMENT
 
 
@@ -110,8 +110,17 @@ def compute_shared(product: Product) -> None:
     call_on(n_threads, call)
 
 
-def bind_shared(b: Tensor, n_rows: int, strides: tuple[int, ...], n_threads: int) -> Callable[[Tensor], Tensor]:
-    """Return ``multiply(a)`` that gives ``a @ b`` in new memory, with the bits of one thread on at most so many.
+def mm(a: Tensor, b: Tensor, summand: Tensor | None = None) -> Tensor:
+    """Return ``a @ b``, plus the summand if there is one, of two matrices or of two stacks of them."""
+    if summand is None:
+        return torch.mm(a, b) if a.ndim == 2 else torch.bmm(a, b)
+    return torch.addmm(summand, a, b) if a.ndim == 2 else torch.baddbmm(summand, a, b)
+
+
+def bind_shared(
+    b: Tensor, n_rows: int, strides: tuple[int, ...], n_threads: int, summand: Tensor | None = None
+) -> Callable[[Tensor], Tensor]:
+    """Return ``multiply(a)`` that gives ``mm(a, b, summand)`` in new memory, with the bits of one thread on at most so many.
 
     Parameters
     ----------
@@ -122,24 +131,30 @@ def bind_shared(b: Tensor, n_rows: int, strides: tuple[int, ...], n_threads: int
     strides : tuple of int
         Of `a`, in numbers.
     n_threads : int
+    summand : Tensor of shape (1, n_columns), default=None
     """
     shape = n_rows, b.shape[1]
     if min(n_rows, *b.shape) < _WIDE:
-        return lambda a: torch.mm(a, b)
-    layout = ((n_rows, len(b)), strides), (tuple(b.shape), b.stride()), (shape, (shape[1], 1)), None, 0
+        return lambda a: mm(a, b, summand)
+    of_summand = None if summand is None else _layout(summand)
+    layout = ((n_rows, len(b)), strides), _layout(b), (shape, (shape[1], 1)), of_summand, 0
     n_threads, divide = _invariant_way(layout, b.dtype, n_threads)
     if divide is _by_the_blas:
-        return lambda a: call_on(n_threads, torch.mm, a, b)
+        return lambda a: call_on(n_threads, mm, a, b, summand)
     if divide is Product.by_rows:
         parts = b.expand(n_threads, -1, -1)
-        return lambda a: call_on(n_threads, torch.bmm, _in_parts(a, n_threads), parts).view(shape)
+        return lambda a: call_on(n_threads, mm, _in_parts(a, n_threads), parts, summand).view(shape)
 
     def multiply(a: Tensor) -> Tensor:
-        product = Product(a, b, a.new_empty(shape))
+        product = Product(a, b, a.new_empty(shape), summand)
         compute_shared(product)
         return product.out
 
     return multiply
+
+
+def _layout(matrix: Tensor) -> _MatrixLayout:
+    return tuple(matrix.shape), matrix.stride()
 
 
 def _way(product: Product, n_threads: int) -> tuple[int, Callable[[], Any]]:

@@ -288,6 +288,6 @@ def share(
     return _TimedCall(alone, shared, beside_reader, n_operations, choice())
 
 
-def most_threads(n_operations: int) -> int:
+def most_threads(n_operations: int, per_thread: int = _OPERATIONS_PER_THREAD) -> int:
     """Threads that a call of so many multiply-adds may use here."""
-    return max(1, min(getattr(_local, "n_threads", 1), n_operations // _OPERATIONS_PER_THREAD))
+    return max(1, min(getattr(_local, "n_threads", 1), n_operations // per_thread))

@@ -100,9 +100,9 @@ def test_large_rows_are_cast_block_by_block():
 def test_blocks_of_wide_rows_take_little_memory(monkeypatch):
     predict, n_rows = Predictor._predict, []
 
-    def record(self, rows, first_coef, check):
+    def record(self, rows, *args, **kwargs):
         n_rows.append(len(rows))
-        return predict(self, rows, first_coef, check)
+        return predict(self, rows, *args, **kwargs)
 
     monkeypatch.setattr(Predictor, "_predict", record)
     coef, intercept = torch.ones(2, 3000, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)

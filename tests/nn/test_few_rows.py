@@ -69,6 +69,7 @@ def test_products_of_both_libraries(units, n_rows, dtype, monkeypatch):
         monkeypatch.setattr(few_rows, "_numpy_rows", numpy_rows)
         result = forward_pass(*layers, "relu", "identity")(X)
         assert result.dtype == dtype
+        assert result.flags.c_contiguous
         np.testing.assert_allclose(result, expected(X, *layers, "relu", "identity"), **tolerance)
 
 

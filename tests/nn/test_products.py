@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sktorch_mlp._nn import products
-from sktorch_mlp._nn.products import Product, bind_shared, compute_shared, share_product
+from sktorch_mlp._nn.products import Product, bind_shared, compute_shared, mm, share_product
 from sktorch_mlp._nn.threads import _TimedCall, threads_for_large_calls
 
 pytestmark = pytest.mark.usefixtures("two_torch_threads")
@@ -93,18 +93,20 @@ def test_products_that_are_shared_have_the_same_bits(shape, has_summand, dtype):
     "divide", [None, *products._divisions()], ids=lambda divide: getattr(divide, "__name__", "chosen")
 )
 @pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False)], ids=str)
+@pytest.mark.parametrize("summand", [None, (1, 128)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_product_in_new_memory_has_the_bits_of_one_thread(dtype, transposed, divide, monkeypatch):
-    product = _product(96, 400, 128, (*transposed, False), dtype=dtype)
+def test_a_product_in_new_memory_has_the_bits_of_one_thread(dtype, summand, transposed, divide, monkeypatch):
+    product = _product(96, 400, 128, (*transposed, False), summand, dtype)
     if divide is not None:
         monkeypatch.setattr(products, "_invariant_way", lambda *args: (2, divide))
     with threads_for_large_calls(2):
-        result = bind_shared(product.b, 96, product.a.stride(), 2)(product.a)
+        result = bind_shared(product.b, 96, product.a.stride(), 2, product.summand)(product.a)
         compute_shared(product)
     assert torch.equal(result, product.out)
+    expected = mm(product.a, product.b, product.summand)
     if divide is None:
-        assert torch.equal(result, product.a @ product.b)
-    torch.testing.assert_close(result, product.a @ product.b)
+        assert torch.equal(result, expected)
+    torch.testing.assert_close(result, expected)
 
 
 def test_rows_that_share_memory_have_one_thread():
