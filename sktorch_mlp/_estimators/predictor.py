@@ -17,6 +17,7 @@ from sktorch_mlp._nn.few_rows import FEW_ROWS, FEW_ROWS_OF_A_BLOCK, FewRows, che
 from sktorch_mlp._nn.losses import OUTPUT_ACTIVATIONS
 from sktorch_mlp._nn.matmul import Scratch, addmm, call_own_quietly, call_quietly
 from sktorch_mlp._nn.network import hidden_functions
+from sktorch_mlp._nn.onednn import RowsOfPredictions
 from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype, without_autocast, without_gradients
 
 from .blocks import predict_blocks, share_block
@@ -90,6 +91,7 @@ class Predictor:
             self._block_rows = max(BLOCK_ROWS, _GPU_NUMBERS // max(layer_units))
         self._has_users_functions = not all(isinstance(name, str) for name in activations)
         self._may_share = is_cpu and not self._has_users_functions  # which may not be made for several threads
+        self._parts = RowsOfPredictions(coefs)
         self._few_rows: FewRows | None = None
         self._most_few_rows = 0
         self._n_seen = Counter[int]()  # predictions by rows, of blocks whose products may be worth more threads
@@ -139,7 +141,7 @@ class Predictor:
                 predict_blocks,
                 partial(self._predict, first_coef=first_coef, check=check, most_few_rows=FEW_ROWS_OF_A_BLOCK),
                 rows,
-                -(-len(rows) // n_blocks),
+                self._parts.round_up(-(-len(rows) // n_blocks)),
                 first_coef,
                 self._n_outputs,
                 len(rows) * self._operations_per_row,
@@ -180,6 +182,10 @@ class Predictor:
             X = rows.X if isinstance(rows.X, Tensor) else rows[:].X
             assert isinstance(X, Tensor)
             return torch.from_numpy(self._few_rows(cast(X, first_coef.dtype).numpy(), check))
+        n_rows = len(rows)
+        if not rows.is_sparse and (n_first := self._parts.count_first(n_rows)) < n_rows:
+            slices = slice(n_first), slice(n_first, n_rows)
+            return torch.cat([self._predict(rows[part], first_coef, check, most_few_rows) for part in slices])
         try:
             scratch = self._scratch.pop()
         except IndexError:

@@ -415,7 +415,8 @@ class EmbeddedBatches:
             return []
         n_fixed = embedding.n_fixed
         below = torch.empty_like(self._inputs[:, n_fixed:])
-        calls: list[Callable[[], object]] = [bind_mm(coef[..., n_fixed:].mT, delta, squeeze_stack(below))]
+        write_below = bind_mm(coef[..., n_fixed:].mT, delta, squeeze_stack(below), n_rows=delta.shape[-1])
+        calls: list[Callable[[], object]] = [write_below]
         for columns, own, own_grad, own_below in zip(self._columns, self._parameters, grad, below, strict=True):
             values = own.split([part.n_parameters for part in embedding.learned_parts])
             for (part, part_grad, part_below), part_values in zip(

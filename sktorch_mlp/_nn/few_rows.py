@@ -14,6 +14,7 @@ from .activations import ActivationLike
 from .losses import OUTPUT_ACTIVATIONS
 from .matmul import ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS
 from .network import hidden_functions
+from .onednn import RowsOfPredictions, multiplies_prediction
 from .products import bind_shared, mm
 from .tensors import as_tensor, without_gradients
 from .threads import most_threads
@@ -85,7 +86,7 @@ class _Affine:
         self._numpy_rows = _numpy_rows(n_out, n_in)
         self._parts = None if 1 in self._numpy_rows else _parts_of_one_row(coef)
         self._operations_per_row = n_in * n_out * coef.itemsize // 4
-        self._bind_shared = lru_cache(maxsize=_N_LAYOUTS)(partial(_bind_shared, coef, self._row))
+        self._bind_shared = lru_cache(maxsize=_N_LAYOUTS)(partial(_bind_shared, coef))
 
     def __call__(self, units: np.ndarray) -> np.ndarray:
         n_rows = len(units)
@@ -103,23 +104,20 @@ class _Affine:
     def _multiply_by_torch(self, units: Tensor) -> Tensor:
         """The product, of many rows with the intercept."""
         n_rows, coef = len(units), self._tensor
-        if n_rows >= _ADDED_AT_ONCE and coef.shape[1] <= _NARROW:
-            return mm(coef.mT.contiguous(), units.mT, self._row.mT).mT
+        row = self._row if n_rows >= _ADDED_AT_ONCE else None
+        by_onednn = row is not None and multiplies_prediction(units, coef, n_rows)
+        if row is not None and coef.shape[1] <= _NARROW and not by_onednn:
+            return mm(coef.mT.contiguous(), units.mT, row.mT).mT
         n_threads = most_threads(n_rows * self._operations_per_row, _OPERATIONS_PER_THREAD)
         if n_threads > 1:
-            return self._bind_shared(n_rows, units.stride(), n_threads)(units)
-        return mm(units, coef, _summand(self._row, n_rows))
+            return self._bind_shared(row, by_onednn, n_rows, units.stride(), n_threads)(units)
+        return mm(units, coef, row, by_onednn=by_onednn)
 
 
 def _bind_shared(
-    coef: Tensor, row: Tensor, n_rows: int, strides: tuple[int, ...], n_threads: int
+    coef: Tensor, row: Tensor | None, by_onednn: bool, n_rows: int, strides: tuple[int, ...], n_threads: int
 ) -> Callable[[Tensor], Tensor]:
-    return bind_shared(coef, n_rows, strides, n_threads, _summand(row, n_rows))
-
-
-def _summand(row: Tensor, n_rows: int) -> Tensor | None:
-    """The intercept of a product that takes it along."""
-    return row if n_rows >= _ADDED_AT_ONCE else None
+    return bind_shared(coef, n_rows, strides, n_threads, row, by_onednn=by_onednn)
 
 
 class FewRows:
@@ -158,12 +156,19 @@ class FewRows:
         of_arrays.append(_array_function(out_activation, OUTPUT_ACTIVATIONS[out_activation]))
         affines = [_Affine(coef.T, intercept) for coef, intercept in zip(coefs, intercepts, strict=True)]
         self._layers = list(zip(affines, of_arrays, strict=True))
+        self._parts = RowsOfPredictions(coefs)
 
     def __call__(self, X: np.ndarray, check: bool = False) -> np.ndarray:
         """Activated outputs of shape (n_rows, n_outputs), for X of the precision of the network; see `check_sums`.
 
         To be called without autocast, on one thread, and within `call_quietly`.
         """
+        n_rows = len(X)
+        if n_rows >= _ADDED_AT_ONCE and (n_first := self._parts.count_first(n_rows)) < n_rows:
+            return np.concatenate([self._compute(part, check) for part in (X[:n_first], X[n_first:])])
+        return self._compute(X, check)
+
+    def _compute(self, X: np.ndarray, check: bool) -> np.ndarray:
         units = X
         for affine, activate in self._layers:
             units = affine(units)

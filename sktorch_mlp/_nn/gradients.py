@@ -7,6 +7,7 @@ is made here, once, and a step is little more than its matrix products.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -120,7 +121,7 @@ class Gradient:
         self._to_delta_ = loss.to_delta_
         coef_grads, intercept_grads = network.views(network.grad)
         self._first_coef_grad = squeeze_stack(coef_grads[0])
-        bfloat16 = network.spec.bfloat16
+        bind_product = partial(bind_mm, n_rows=n_rows, bfloat16=network.spec.bfloat16)
         outputs = self._forward.outputs
         self._deeper = []
         delta = outputs[-1]  # output activation and derivative of the loss are written over the outputs
@@ -129,9 +130,9 @@ class Gradient:
             below = torch.empty_like(units)  # the delta of the layer below
             self._deeper.append(
                 (
-                    bind_mm(delta, units.mT, squeeze_stack(coef_grads[layer]), bfloat16=bfloat16),
+                    bind_product(delta, units.mT, squeeze_stack(coef_grads[layer])),
                     bind_row_sums(delta, squeeze_stack(intercept_grads[layer])),
-                    bind_mm(coef.mT, delta, below, bfloat16=bfloat16),
+                    bind_product(coef.mT, delta, below),
                     _share(self._forward.hidden[layer - 1].backward_, network, layer - 1, units),
                     below,
                     units,

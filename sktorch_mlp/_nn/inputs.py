@@ -73,7 +73,8 @@ class DenseBatch:
         last_delta, last_out = self._coef_grad_of
         if delta is not last_delta or out is not last_out:
             self._coef_grad_of = delta, out
-            self._write_coef_grad = bind_mm(delta, self.rows, out, bfloat16=self._bfloat16)
+            n_rows = self.rows.shape[-2]
+            self._write_coef_grad = bind_mm(delta, self.rows, out, n_rows=n_rows, bfloat16=self._bfloat16)
         self._write_coef_grad()
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .compat import has_own_kernels
+from .onednn import multiplies_batch, multiplies_prediction
 from .products import Product, compute_shared, share_product
 from .tensors import empty_for_others
 
@@ -67,22 +68,34 @@ def call_own_quietly(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kw
     return _QUIET_CONTEXT.copy().run(function, *args, **kwargs)
 
 
-def bind_mm(a: Tensor, b: Tensor, out: Tensor, *, bfloat16: bool = False) -> BoundProduct:
-    """Return a call that writes ``a @ b`` to `out`; `bfloat16` rounds operands and result, which are float32.
+def bind_mm(a: Tensor, b: Tensor, out: Tensor, *, n_rows: int = 0, bfloat16: bool = False) -> BoundProduct:
+    """Return a call that writes ``a @ b`` to `out`, to be called within `call_quietly`.
 
-    To be called within `call_quietly`.
+    Parameters
+    ----------
+    a : Tensor of shape ([n_networks,] n, n_inner)
+    b : Tensor of shape ([n_networks,] n_inner, n_columns)
+    out : Tensor of shape ([n_networks,] n, n_columns)
+    n_rows : int, default=0
+        Rows of the mini-batch that it is about, if any.
+    bfloat16 : bool, default=False
+        Whether to round operands and result, which are float32.
     """
     if bfloat16:
         return partial(_mm_bfloat16, a, b, out)
+    if multiplies_batch(a, b, n_rows):
+        return _bind_torch(Product(a, b, out, by_onednn=True))
     if _is_quicker_by_numpy(a, b):
         return _bind_numpy(a, b, out)
     return _bind_torch(Product(a, b, out))
 
 
 def bind_addmm(summand: Tensor, a: Tensor, b: Tensor, out: Tensor, *, bfloat16: bool = False) -> BoundProduct:
-    """Return a call that writes ``a @ b + summand`` to `out`; see `bind_mm`."""
+    """Return a call that writes ``a @ b + summand`` to `out`, of which columns are rows of a mini-batch; see `bind_mm`."""
     if bfloat16:
         return partial(_addmm_bfloat16, summand, a, b, out)
+    if multiplies_batch(a, b, b.shape[-1]):
+        return _bind_torch(Product(a, b, out, summand, by_onednn=True))
     if _adds_by_numpy(a, b):
         multiply = _bind_numpy(a, b, out)
         return lambda: (multiply(), out.add_(summand))
@@ -131,13 +144,13 @@ def _enlarged(memory: Tensor, size: int, like: Tensor) -> Tensor:
 
 
 def addmm(summand: Tensor, a: Tensor, b: Tensor, scratch: Scratch, *, bfloat16: bool = False) -> Tensor:
-    """Return ``a @ b + summand``, on a CPU in memory of `scratch`; see `bind_mm`."""
+    """Return ``a @ b + summand`` of a prediction, on a CPU in memory of `scratch`; see `bind_addmm`."""
     if not (a.is_cpu or bfloat16):  # one kernel adds a row, and two a column
         return torch.addmm(summand.squeeze(-1), b.mT, a.mT).mT
     out = scratch.empty(len(a), b.shape[-1], a)
     if bfloat16:
         return _addmm_bfloat16(summand, a, b, out)
-    compute_shared(Product(a, b, out, summand))
+    compute_shared(Product(a, b, out, summand, multiplies_prediction(a, b, b.shape[1])))
     return out
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import onednn
 from .compat import has_own_kernels
 from .threads import ThreadChoice, call_on, most_threads, share
 
@@ -43,12 +44,15 @@ class Product(NamedTuple):
     b : Tensor of shape ([n_networks,] n_inner, n_columns)
     out : Tensor of shape ([n_networks,] n_rows, n_columns)
     summand : Tensor of shape ([n_networks,] n_rows or 1, n_columns or 1), default=None
+    by_onednn : bool, default=False
+        Whether oneDNN computes it, and not the BLAS.
     """
 
     a: Tensor
     b: Tensor
     out: Tensor
     summand: Tensor | None = None
+    by_onednn: bool = False
 
     @property
     def n_operations(self) -> int:
@@ -57,6 +61,8 @@ class Product(NamedTuple):
 
     def bind(self) -> Callable[[], Any]:
         """Return a call that computes it."""
+        if self.by_onednn:
+            return partial(onednn.multiply_into, self.a, self.b, self.out, self.summand)
         is_stack = self.out.ndim > 2
         if self.summand is None:
             return partial(torch.bmm if is_stack else torch.mm, self.a, self.b, out=self.out)
@@ -73,12 +79,13 @@ class Product(NamedTuple):
 
     def transposed(self) -> Product:
         """The same of the transposed matrices."""
-        return Product(self.b.mT, self.a.mT, self.out.mT, None if self.summand is None else self.summand.mT)
+        summand = None if self.summand is None else self.summand.mT
+        return Product(self.b.mT, self.a.mT, self.out.mT, summand, self.by_onednn)
 
     def by_rows(self, n_parts: int) -> Product | None:
         """The same as a stack of products of parts of the rows; None where these cannot be equal, or would be narrow."""
         n_rows = len(self.out)
-        if self.out.ndim > 2 or n_rows % n_parts or n_rows < n_parts * _WIDE:
+        if self.by_onednn or self.out.ndim > 2 or n_rows % n_parts or n_rows < n_parts * _WIDE:
             return None
         summand = self.summand
         if summand is not None and len(summand) > 1:
@@ -88,9 +95,10 @@ class Product(NamedTuple):
         )
 
     def layout(self) -> tuple[Any, ...]:
-        """What its bits depend on, besides values and dtype: shapes and strides, and where the result begins in memory."""
-        matrices = [None if own is None else _layout(own) for own in self]
-        return *matrices, self.out.data_ptr() % _ALIGNMENT
+        """What its bits depend on, besides values and dtype: shapes and strides, where the result begins in memory, and the library."""
+        matrices = (self.a, self.b, self.out, self.summand)
+        layouts = [None if matrix is None else _layout(matrix) for matrix in matrices]
+        return *layouts, self.out.data_ptr() % _ALIGNMENT, self.by_onednn
 
 
 def _in_parts(matrix: Tensor, n_parts: int) -> Tensor:
@@ -110,15 +118,23 @@ def compute_shared(product: Product) -> None:
     call_on(n_threads, call)
 
 
-def mm(a: Tensor, b: Tensor, summand: Tensor | None = None) -> Tensor:
+def mm(a: Tensor, b: Tensor, summand: Tensor | None = None, *, by_onednn: bool = False) -> Tensor:
     """Return ``a @ b``, plus the summand if there is one, of two matrices or of two stacks of them."""
+    if by_onednn:
+        return onednn.multiply(a, b, summand)
     if summand is None:
         return torch.mm(a, b) if a.ndim == 2 else torch.bmm(a, b)
     return torch.addmm(summand, a, b) if a.ndim == 2 else torch.baddbmm(summand, a, b)
 
 
 def bind_shared(
-    b: Tensor, n_rows: int, strides: tuple[int, ...], n_threads: int, summand: Tensor | None = None
+    b: Tensor,
+    n_rows: int,
+    strides: tuple[int, ...],
+    n_threads: int,
+    summand: Tensor | None = None,
+    *,
+    by_onednn: bool = False,
 ) -> Callable[[Tensor], Tensor]:
     """Return ``multiply(a)`` that gives ``mm(a, b, summand)`` in new memory, with the bits of one thread on at most so many.
 
@@ -132,25 +148,27 @@ def bind_shared(
         Of `a`, in numbers.
     n_threads : int
     summand : Tensor of shape (1, n_columns), default=None
+    by_onednn : bool, default=False
     """
     shape = n_rows, b.shape[1]
+    multiply = partial(mm, by_onednn=by_onednn)
     if min(n_rows, *b.shape) < _WIDE:
-        return lambda a: mm(a, b, summand)
+        return lambda a: multiply(a, b, summand)
     of_summand = None if summand is None else _layout(summand)
-    layout = ((n_rows, len(b)), strides), _layout(b), (shape, (shape[1], 1)), of_summand, 0
+    layout = ((n_rows, len(b)), strides), _layout(b), (shape, (shape[1], 1)), of_summand, 0, by_onednn
     n_threads, divide = _invariant_way(layout, b.dtype, n_threads)
     if divide is _by_the_blas:
-        return lambda a: call_on(n_threads, mm, a, b, summand)
+        return lambda a: call_on(n_threads, multiply, a, b, summand)
     if divide is Product.by_rows:
         parts = b.expand(n_threads, -1, -1)
         return lambda a: call_on(n_threads, mm, _in_parts(a, n_threads), parts, summand).view(shape)
 
-    def multiply(a: Tensor) -> Tensor:
+    def multiply_columns(a: Tensor) -> Tensor:
         product = Product(a, b, a.new_empty(shape), summand)
         compute_shared(product)
         return product.out
 
-    return multiply
+    return multiply_columns
 
 
 def _layout(matrix: Tensor) -> _MatrixLayout:
@@ -229,12 +247,13 @@ def _random_product(layout: Any, dtype: torch.dtype) -> Product:
         first = (first_byte - memory.data_ptr()) % _ALIGNMENT // memory.itemsize
         return memory[first : first + size].as_strided(shape, strides)
 
-    of_a, of_b, of_out, of_summand, first_byte = layout
+    of_a, of_b, of_out, of_summand, first_byte, by_onednn = layout
     product = Product(
         random_matrix(*of_a),
         random_matrix(*of_b),
         random_matrix(*of_out, first_byte=first_byte),
         None if of_summand is None else random_matrix(*of_summand).mul_(torch.finfo(dtype).eps),
+        by_onednn,
     )
     a, b = _once(product.a), _once(product.b)
     half = a.shape[-1] // 2

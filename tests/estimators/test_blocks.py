@@ -209,7 +209,7 @@ def test_rows_that_have_not_come_often_are_not_shared(choice, two_torch_threads,
 def test_only_large_products_are_shared(n_rows, choice, threads_of_products, two_torch_threads, monkeypatch):
     monkeypatch.setattr(products, "_invariant_way", lambda layout, dtype, n_threads: (n_threads, products._by_the_blas))
     features = np.random.RandomState(1).randn(n_rows, 700)
-    model = MLPTorchRegressor(hidden_layer_sizes=(150, 40), device="cpu").partial_fit(features, features[:, :2])
+    model = MLPTorchRegressor(hidden_layer_sizes=(150, 20), device="cpu").partial_fit(features, features[:, :2])
     alone, shared = model.predict(features), model.predict(features)
     assert threads_of_products == [2]  # the first layer's
     np.testing.assert_allclose(shared, alone, rtol=1e-12, atol=1e-14)  # the threads may sum in another order
