@@ -14,7 +14,7 @@ from torch import Tensor
 from .compat import onednn_linear
 
 #: Multiply-adds from which it is quicker, and those where the left matrix has to be copied, as it does not lie row by row.
-_LARGE, _LARGE_IF_COPIED = 2_000_000, 4_000_000
+_LARGE, _LARGE_IF_COPIED = 2_500_000, 4_000_000
 
 #: Rows, columns and terms of a sum from which it is quicker, and columns where the left matrix has to be copied.
 _WIDE, _WIDE_IF_COPIED = 16, 64
