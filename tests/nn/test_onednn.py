@@ -131,7 +131,7 @@ def test_bound_products_take_the_values_of_the_moment(linear):
 
 def _table(n_rows, dtype=np.float32):
     random_state = np.random.RandomState(0)
-    X = random_state.normal(size=(n_rows, 120)).astype(dtype)
+    X = random_state.normal(size=(n_rows, 140)).astype(dtype)
     return X, (X[:, :40].sum(1) > 0).astype(int)
 
 
@@ -143,7 +143,7 @@ def test_a_fit_is_that_of_the_blas(solver, linear, monkeypatch):
     )
     loss = model.fit(X, y.astype(np.float32)).loss_
     inner = {n_inner for _, _, n_inner in linear.shapes}
-    assert {120, 160} < inner  # forward passes
+    assert {140, 160} < inner  # forward passes
     assert inner & {128, 1032}  # gradients
     monkeypatch.setattr(onednn, "onednn_linear", lambda: None)
     assert loss == pytest.approx(model.fit(X, y.astype(np.float32)).loss_, rel=1e-3)
