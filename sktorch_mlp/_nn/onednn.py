@@ -1,11 +1,13 @@
-"""Products of float32 by oneDNN, where PyTorch's BLAS has no kernels for the processor and takes twice as long.
+"""Large products of float32 by oneDNN, where PyTorch's BLAS has no kernels for the processor and takes twice as long.
 
-oneDNN compiles a kernel for each shape, in 0.5 ms, and keeps up to 1,024 of them with 0.6 MiB each. So shapes of which there may be
-many, those with a number of rows that users choose by chance, are left to the BLAS.
+oneDNN compiles a kernel for each shape, in 0.5 ms, and keeps up to 1,024 of them, with 0.6 MiB each; PyTorch lets nobody change that.
+So it gets shapes that few programs have many of: products that are large, of round numbers of units and rows. A search over
+networks of any size leaves the others to the BLAS, and its memory does not grow with each.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,29 +15,44 @@ from torch import Tensor
 
 from .compat import onednn_linear
 
-#: Multiply-adds from which it is quicker, and those where the left matrix has to be copied, as it does not lie row by row.
-_LARGE, _LARGE_IF_COPIED = 2_500_000, 4_000_000
+#: Multiply-adds of a large product. From 2.5 million on it would be quicker.
+_LARGE = 16_000_000
 
-#: Rows, columns and terms of a sum from which it is quicker, and columns where the left matrix has to be copied.
-_WIDE, _WIDE_IF_COPIED = 16, 64
+#: Units, rows and terms of a sum of a large product, at least; with fewer it is slower.
+_WIDE = 16
 
-#: Rows of a mini-batch come in multiples of so many, or are so many that there are few such batches.
-_ROWS_OF_A_BATCH, _MANY_ROWS = 8, 1024
+#: Numbers of units, and of rows of a mini-batch, are round if they are a multiple of one of these.
+_ROUND = (8, 50)
 
-#: Rows that are predicted come in multiples of so many; the rest is left to the BLAS. It is a part of its own, with calls that take
-#: as long as oneDNN saves with so many multiply-adds.
-_ROWS_OF_A_PREDICTION, _WORTH_TWO_PARTS = 64, 16_000_000
+#: How many of the three sizes of a product are round, at least: the number of features may not be.
+_ROUND_SIZES = 2
+
+#: Rows that are predicted come in multiples of so many; the rest is left to the BLAS, as a part of its own.
+_ROWS_OF_A_PREDICTION = 128
 
 
 def multiplies_batch(a: Tensor, b: Tensor, n_rows: int) -> bool:
-    """Whether it should multiply two matrices, or each pair of two stacks, in training, where a mini-batch has so many rows; not where it is about none."""
-    comes_again = n_rows > 0 and (n_rows % _ROWS_OF_A_BATCH == 0 or n_rows >= _MANY_ROWS)
-    return comes_again and _is_quicker(a, b)
+    """Whether it should multiply two matrices, or each pair of two stacks, in training; `n_rows` is 0 if they are about no mini-batch."""
+    return n_rows > 0 and _is_round(n_rows) and _is_quicker(a, b)
 
 
 def multiplies_prediction(a: Tensor, b: Tensor, n_rows: int) -> bool:
     """The same for so many rows that are predicted."""
     return n_rows % _ROWS_OF_A_PREDICTION == 0 and _is_quicker(a, b)
+
+
+def _is_round(number: int) -> bool:
+    return any(number % divisor == 0 for divisor in _ROUND)
+
+
+def _is_quicker(a: Tensor, b: Tensor) -> bool:
+    if a.dtype != torch.float32 or a.device.type != "cpu" or onednn_linear() is None:
+        return False
+    sizes = *a.shape[-2:], b.shape[-1]
+    if math.prod(sizes) < _LARGE or min(sizes) < _WIDE or sum(map(_is_round, sizes)) < _ROUND_SIZES:
+        return False
+    # With gaps between its rows or columns it would take a thousand times as long.
+    return b.stride()[-2:] in ((sizes[2], 1), (1, sizes[1]))
 
 
 class RowsOfPredictions:
@@ -48,29 +65,19 @@ class RowsOfPredictions:
 
     def __init__(self, coefs: Sequence[Tensor]) -> None:
         is_known = coefs[0].dtype == torch.float32 and coefs[0].device.type == "cpu" and onednn_linear() is not None
-        wide = [coef.numel() for coef in coefs if min(coef.shape) >= _WIDE]
-        self._operations_per_row = sum(wide) if is_known else 0
+        wide = [coef.numel() for coef in coefs if min(coef.shape) >= _WIDE and any(map(_is_round, coef.shape))]
+        self._operations_per_row = max(wide, default=0) if is_known else 0
 
     def count_first(self, n_rows: int) -> int:
         """How many rows are the first part; all where there is one part only."""
         n_first = n_rows - n_rows % _ROWS_OF_A_PREDICTION
-        return n_first if n_first * self._operations_per_row >= _WORTH_TWO_PARTS else n_rows
+        return n_first if n_first * self._operations_per_row >= _LARGE else n_rows
 
     def round_up(self, n_rows: int) -> int:
         """Rows of a block that has one part only, at least so many."""
         if not self._operations_per_row:
             return n_rows
         return -(-n_rows // _ROWS_OF_A_PREDICTION) * _ROWS_OF_A_PREDICTION
-
-
-def _is_quicker(a: Tensor, b: Tensor) -> bool:
-    if a.dtype != torch.float32 or a.device.type != "cpu" or onednn_linear() is None:
-        return False
-    (n_rows, n_inner), n_columns = a.shape[-2:], b.shape[-1]
-    large, wide = (_LARGE, _WIDE) if a.stride(-1) == 1 else (_LARGE_IF_COPIED, _WIDE_IF_COPIED)
-    is_large = n_rows * n_inner * n_columns >= large and min(n_rows, n_inner) >= _WIDE and n_columns >= wide
-    # With gaps between its rows or columns it would take a thousand times as long.
-    return is_large and b.stride()[-2:] in ((n_columns, 1), (1, n_inner))
 
 
 def multiply(a: Tensor, b: Tensor, row: Tensor | None = None) -> Tensor:
