@@ -226,5 +226,12 @@ class LiveMetrics(_Callback):
         progress.stop()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Bars stay in their process."""
-        return vars(self) | {"_bars": {}}
+        """Bars and the console stay in their process: a copy elsewhere prints to the terminal."""
+        return vars(self) | {"_bars": {}, "console": None}
+
+    def __copy__(self) -> LiveMetrics:
+        """A copy in this process prints to the same console."""
+        return LiveMetrics(self.console)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LiveMetrics:
+        return self.__copy__()

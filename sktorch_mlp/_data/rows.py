@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sktorch_mlp._nn.inputs import Batch, DenseBatch, SparseBatch, SparseRows
-from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype, precision_of, squeeze_stack, torch_dtype
+from sktorch_mlp._nn.tensors import NotFiniteError, as_tensor, numpy_dtype, precision_of, squeeze_stack, torch_dtype
 from sktorch_mlp._nn.threads import most_threads
 
 from .arrays import ChunkedRows, DiskArray
@@ -382,7 +382,7 @@ def _check_cast(cast: Tensor, dtype: torch.dtype) -> Tensor:
     """Raise if finite values of a dtype have not remained so."""
     may_overflow = cast.itemsize < dtype.itemsize  # else it holds them all, and a device need not be waited for
     if may_overflow and not cast.sum().isfinite() and not cast.isfinite().all():
-        raise ValueError(
+        raise NotFiniteError(
             "Input X contains infinity or a value too large for "
             f"dtype('{str(cast.dtype).removeprefix('torch.')}'). Scale the features."
         )

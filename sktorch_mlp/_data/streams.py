@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sktorch_mlp._nn.concurrent import start_thread
+from sktorch_mlp._nn.concurrent import NoThreadError, start_thread
 from sktorch_mlp._nn.tensors import as_tensor, numpy_dtype
 from sktorch_mlp._nn.threads import call_on, most_threads, readers, set_own_threads
 
@@ -366,7 +366,7 @@ class ReadAhead(Generic[Item]):
         )
         try:
             start_thread(self._thread)
-        except RuntimeError:  # no thread can be started, since the main thread has ended for example
+        except NoThreadError:  # no thread can be started, since the main thread has ended for example
             self._thread = None
         weakref.finalize(self, stop)  # at the end of the program
         self._following = self._begin()

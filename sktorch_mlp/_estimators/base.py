@@ -20,7 +20,7 @@ from sktorch_mlp._data.samples import TrainingData
 from sktorch_mlp._nn.initialization import initial_parameters
 from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
-from sktorch_mlp._nn.tensors import precision_of, to_numpy, without_autocast
+from sktorch_mlp._nn.tensors import NotFiniteError, precision_of, to_numpy, without_autocast
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.observers import ObserverList
 from sktorch_mlp._training.progress import DivergenceError, Progress
@@ -250,7 +250,7 @@ class BaseMLPTorch(ArrayApiMixin, NotebookViewMixin, CallbackSupportMixin, Fitte
             self._check_fitted()
         on_cpu = self.device_.type == "cpu"
         if on_cpu and inputs.is_valid_if_finite(self, X):
-            with suppress(ValueError):  # validation has the words for what is wrong
+            with suppress(NotFiniteError):  # validation has the words for what is wrong
                 return to_numpy(self._predict_outputs(X, check=True))
         X = inputs.validate_prediction(self, X, None if on_cpu else self._place_on_gpu)
         outputs = self._predict_outputs(X)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sktorch_mlp._data.rows import Rows
-from sktorch_mlp._nn.concurrent import start_thread
+from sktorch_mlp._nn.concurrent import NoThreadError, start_thread
 from sktorch_mlp._nn.matmul import call_quietly
 from sktorch_mlp._nn.tensors import empty_for_others
 from sktorch_mlp._nn.threads import ThreadChoice, threads_for_large_calls
@@ -81,7 +81,7 @@ class _Helpers:
             thread = threading.Thread(target=_help, args=(self._orders,), name="prediction", daemon=True)
             try:
                 start_thread(thread)
-            except RuntimeError:  # no thread can be started, so the caller goes on with those that there are
+            except NoThreadError:  # the caller goes on with those that there are
                 break
             self._threads.append(thread)
         for _ in self._threads[:n_helpers]:

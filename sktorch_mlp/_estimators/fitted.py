@@ -20,7 +20,14 @@ from sktorch_mlp._interop.compat import callback_attributes
 from sktorch_mlp._nn.losses import Loss
 from sktorch_mlp._nn.modules import NORM_NAMES, sequential
 from sktorch_mlp._nn.network import NetworkSpec, StackedMLP
-from sktorch_mlp._nn.tensors import PRECISIONS, ROW_DTYPES, as_tensor, has_strides_of_tensors, numpy_dtype
+from sktorch_mlp._nn.tensors import (
+    PRECISIONS,
+    ROW_DTYPES,
+    NotFiniteError,
+    as_tensor,
+    has_strides_of_tensors,
+    numpy_dtype,
+)
 from sktorch_mlp._nn.threads import threads_for_large_calls
 from sktorch_mlp._training.progress import Progress
 from sktorch_mlp._training.state import FitState
@@ -378,7 +385,7 @@ class FittedMLP(MLPParameters, SavableEstimator):
         """Much of X on the GPU, which sees at once whether it is finite; less of it as it is."""
         if X.size < inputs.MANY_NUMBERS:
             return X
-        with threads_for_large_calls(available_threads()), suppress(ValueError):  # of what is not finite there
+        with threads_for_large_calls(available_threads()), suppress(NotFiniteError):
             return Rows.from_array(X, self.device_, self._prediction_dtype(X))
         return X
 

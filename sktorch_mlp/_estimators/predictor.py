@@ -113,7 +113,7 @@ class Predictor:
 
         Raises
         ------
-        ValueError
+        NotFiniteError
             If X is to be checked and not finite, or a sum of the first layer is not.
         """
         if isinstance(X, Rows):

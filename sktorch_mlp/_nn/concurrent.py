@@ -9,30 +9,37 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 
+class NoThreadError(RuntimeError):
+    """No thread can be had. It has a class of its own, as handlers of signals raise any other."""
+
+
 def start_thread(thread: threading.Thread) -> None:
     """Start a thread in another one, in which there is no Ctrl-C: `Thread.start` waits by a condition.
 
     Raises
     ------
-    RuntimeError
-        If no thread can be had, while Python ends for example: it would not begin, and be waited for for ever.
+    NoThreadError
+        If none can be had, while Python ends for example: it would not begin, and be waited for for ever.
     """
     if sys.is_finalizing():
-        raise RuntimeError("can't create new thread at interpreter shutdown")
-    outcome = SimpleQueue[RuntimeError | None]()
+        raise NoThreadError("can't create new thread at interpreter shutdown")
+    outcome = SimpleQueue[NoThreadError | None]()
 
     def start() -> None:
         try:
             thread.start()
         except RuntimeError as error:
-            outcome.put(error)
+            outcome.put(NoThreadError(str(error)))
         else:
             outcome.put(None)
 
-    _thread.start_new_thread(start, ())
-    error = outcome.get()
-    if error is not None:
-        raise error
+    try:
+        _thread.start_new_thread(start, ())
+    except RuntimeError as error:
+        raise NoThreadError(str(error)) from error
+    refusal = outcome.get()
+    if refusal is not None:
+        raise refusal
 
 
 def call_at_once(calls: Sequence[Callable[[], object]], name: str = "part of a call") -> None:
@@ -54,7 +61,7 @@ def call_at_once(calls: Sequence[Callable[[], object]], name: str = "part of a c
     for call in calls[1:]:
         try:
             start_thread(threading.Thread(target=_note_outcome, args=(call, outcomes), name=name, daemon=True))
-        except RuntimeError:
+        except NoThreadError:
             here.append(call)
     for call in here:
         call()

@@ -16,7 +16,7 @@ from .matmul import ONE_BLAS_THREAD, ONE_BLAS_THREAD_FOR_VECTORS
 from .network import hidden_functions
 from .onednn import RowsOfPredictions, multiplies_prediction
 from .products import bind_shared, mm
-from .tensors import as_tensor, without_gradients
+from .tensors import NotFiniteError, as_tensor, without_gradients
 from .threads import most_threads
 
 #: Rows that are few, at most; and in a block of many, where calls matter less than products, which take up to 1.4 times as long.
@@ -180,12 +180,12 @@ class FewRows:
 
 
 def check_sums(sums: np.ndarray) -> None:
-    """Raise a ValueError if the sums of a unit of the first layer are not finite, as those of rows are that are not.
+    """Raise an error if the sums of a unit of the first layer are not finite, as those of rows are that are not.
 
     NaN or infinity times any weight, and plus anything, is one of the two. There is one sum for each row, where X has all features.
     """
     if not math.isfinite(sums.sum()):
-        raise ValueError("X, or a sum of the first layer, is not finite.")
+        raise NotFiniteError("X, or a sum of the first layer, is not finite.")
 
 
 def _numpy_rows(n_out: int, n_in: int) -> range:

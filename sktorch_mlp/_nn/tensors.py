@@ -37,6 +37,10 @@ def torch_dtype(dtype: np.dtype | type) -> torch.dtype:
     return torch.float32 if dtype == np.float32 else torch.float64
 
 
+class NotFiniteError(ValueError):
+    """X, or what has been computed from it, is not finite. It has a class of its own, as handlers of signals raise any other."""
+
+
 #: For a ``with`` in which nothing is to be done.
 _NO_CONTEXT = nullcontext()
 

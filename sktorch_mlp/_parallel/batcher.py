@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sktorch_mlp._nn.concurrent import call_at_once, start_thread
+from sktorch_mlp._nn.concurrent import NoThreadError, call_at_once, start_thread
 from sktorch_mlp._training.fit import Fit
 from sktorch_mlp._training.loop import train
 from sktorch_mlp._training.stacks import fits_trained_by, split_into_stacks
@@ -158,7 +158,7 @@ class FitBatcher:
         self._run = threading.Thread(target=self._train_all, args=(pending,), name="stacked fits", daemon=True)
         try:
             start_thread(self._run)
-        except RuntimeError as error:  # no further thread can be had
+        except NoThreadError as error:  # no further thread can be had
             self._run = None
             self._end_run(pending, error)
 

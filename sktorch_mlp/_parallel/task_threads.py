@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any
 
-from sktorch_mlp._nn.concurrent import start_thread
+from sktorch_mlp._nn.concurrent import NoThreadError, start_thread
 
 #: Seconds that the end of the program waits for a thread, at most.
 _UNTIL_ENDED = 5.0
@@ -69,7 +69,7 @@ class TaskThreads:
         thread = threading.Thread(target=_run_tasks, args=(self._tasks,), name=name, daemon=True)
         try:
             start_thread(thread)
-        except RuntimeError:
+        except NoThreadError:
             if not self._threads:
                 raise
             self.n_threads = len(self._threads)

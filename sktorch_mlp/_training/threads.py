@@ -33,6 +33,9 @@ _SECONDS_OF_A_QUOTA = 10.0
 #: Seconds after which threads that have been joined are surely gone.
 _UNTIL_GONE = 0.05
 
+#: How often BLAS is given its threads again, at most, where handlers of signals raise meanwhile.
+_MOST_ATTEMPTS = 100
+
 
 class _Process:
     """What is true of the threads of this process."""
@@ -171,7 +174,7 @@ def _cpu_count(affinity: frozenset[int], when: float) -> int:
     """
     try:
         n_cores: int = joblib.cpu_count()
-    except OSError:  # there is no file descriptor left to read a quota with
+    except (OSError, ValueError):  # no file descriptor is left to read a quota with, or LOKY_MAX_CPU_COUNT is no number
         n_cores = len(affinity) or os.cpu_count() or 1
     return max(1, math.ceil(min(n_cores, _cgroup_quota())))
 
@@ -179,10 +182,11 @@ def _cpu_count(affinity: frozenset[int], when: float) -> int:
 def _cgroup_quota(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
     """Cores whose time the control groups of this process may have at most, by Linux's documentation of cgroups."""
     quota = math.inf
-    for line in _read(groups).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+    for line in _read(groups).split("\n"):
+        _, *parts = line.split(":", 2)
+        if len(parts) != 2 or (parts[0] and "cpu" not in parts[0].split(",")):
             continue
+        controllers, path = parts
         mount = root / "cpu" if controllers else root
         group = mount / path.lstrip("/")
         for directory in [group, *group.parents]:
@@ -192,15 +196,18 @@ def _cgroup_quota(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/
                 limit = [_read(directory / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
             else:
                 limit = _read(directory / "cpu.max").split()
-            if all(number.strip().isdigit() for number in limit) and len(limit) == 2:  # else -1, max or nothing
+            are_numbers = len(limit) == 2 and all(
+                number.strip().isdecimal() for number in limit
+            )  # else -1, max or nothing
+            if are_numbers and int(limit[1]) > 0:
                 quota = min(quota, int(limit[0]) / int(limit[1]))
     return quota
 
 
 def _read(path: Path) -> str:
-    """Text of a file; nothing where there is none."""
+    """Text of a file, with names of files of any encoding; nothing where there is none."""
     try:
-        return path.read_text()
+        return os.fsdecode(path.read_bytes())
     except OSError:
         return ""
 
@@ -219,14 +226,17 @@ def on_one_blas_thread(function: Callable[_P, _R]) -> Callable[_P, _R]:
         try:
             process.limit_blas(user)
             return function(*args, **kwargs)
-        finally:
-            is_limited = True
-            while is_limited:
+        finally:  # in place: Ctrl-C may come wherever a function begins
+            n_attempts = _MOST_ATTEMPTS
+            while n_attempts > 0:
                 try:
                     process.release_blas(user)
-                    is_limited = False
-                except KeyboardInterrupt as error:  # once more, and then it goes on its way
+                    n_attempts = 0
+                except (
+                    BaseException
+                ) as error:  # of Ctrl-C, or what the handler of an alarm raises: once more, then it goes on its way
                     interrupt = error
+                    n_attempts -= 1
             if interrupt is not None:
                 raise interrupt
 

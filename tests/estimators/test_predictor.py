@@ -229,3 +229,21 @@ def test_finite_rows_are_not_looked_at(wide_pair, monkeypatch):
     rows = np.zeros((200, 120), wide_pair[0].coefs_[0].dtype)
     monkeypatch.delattr("sktorch_mlp._estimators.inputs._is_finite")
     assert len(wide_pair[0].predict(rows)) == 200
+
+
+@pytest.mark.parametrize("n_rows", [400, 4000])
+def test_what_the_handler_of_a_signal_raises_is_not_taken_for_values_that_are_not_finite(n_rows):
+    """A prediction begins anew where values are not finite, and would lose it."""
+    late = []
+
+    def activation(units):
+        if late:
+            raise late.pop()
+        return torch.tanh(units)
+
+    X = np.random.RandomState(0).randn(n_rows, 50)
+    model = MLPTorchRegressor(activation=activation, device="cpu").partial_fit(X, X[:, 0])
+    late.append(ValueError("too late"))
+    with pytest.raises(ValueError, match="too late"):
+        model.predict(X)
+    assert model.predict(X).shape == (n_rows,)

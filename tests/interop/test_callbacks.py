@@ -181,6 +181,9 @@ def test_live_metrics():
 
 
 def test_live_metrics_leave_their_bars_in_their_process():
-    live = LiveMetrics()
+    live = LiveMetrics(Console(file=io.StringIO()))
     live._bars[0] = None, None
-    assert pickle.loads(pickle.dumps(live))._bars == copy.copy(live)._bars == {}
+    elsewhere, here = pickle.loads(pickle.dumps(live)), (copy.copy(live), copy.deepcopy(live))
+    assert elsewhere._bars == here[0]._bars == here[1]._bars == {}
+    assert elsewhere.console is None  # it has locks
+    assert here[0].console is here[1].console is live.console

@@ -32,13 +32,22 @@ def test_errors_are_those_of_the_calls(place):
 
 
 def test_calls_are_made_one_by_one_where_no_thread_can_be_had(monkeypatch):
-    def refuse(thread):
+    def refuse(*args):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(concurrent, "start_thread", refuse)
+    monkeypatch.setattr(concurrent._thread, "start_new_thread", refuse)
     threads = []
     call_at_once([lambda: threads.append(threading.current_thread())] * 3)
     assert threads == [threading.current_thread()] * 3
+
+
+def test_an_error_that_a_signal_raises_is_not_taken_for_a_thread_that_cannot_be_had(monkeypatch):
+    def raise_late(thread):
+        raise RuntimeError("too late")
+
+    monkeypatch.setattr(concurrent, "start_thread", raise_late)
+    with pytest.raises(RuntimeError, match="too late"):
+        call_at_once([int] * 3)
 
 
 def test_no_thread_is_started_while_python_ends(monkeypatch):

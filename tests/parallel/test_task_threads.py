@@ -8,7 +8,7 @@ from itertools import count
 
 import pytest
 
-from sktorch_mlp._nn.concurrent import start_thread
+from sktorch_mlp._nn.concurrent import NoThreadError, start_thread
 from sktorch_mlp._parallel import task_threads
 from sktorch_mlp._parallel.task_threads import TaskThreads
 from tests.interrupts import interrupt_call
@@ -67,7 +67,7 @@ def test_tasks_that_have_been_handed_out_end_first(threads):
 
 def test_where_no_further_thread_can_be_had_there_are_fewer(threads, monkeypatch):
     def refuse(thread):
-        raise RuntimeError("can't start new thread")
+        raise NoThreadError("can't start new thread")
 
     with monkeypatch.context() as context:
         context.setattr(task_threads, "start_thread", refuse)

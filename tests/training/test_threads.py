@@ -187,6 +187,9 @@ def test_affinity_is_respected():
         ("1:cpu:/a\n", {"cpu/a/cpu.cfs_quota_us": "-1\n", "cpu/a/cpu.cfs_period_us": "100000\n"}, np.inf),
         ("0::/a\n", {}, np.inf),
         (None, {}, np.inf),
+        ("\nnonsense\n0::/a\u2028b\n", {"a\u2028b/cpu.max": "50000 100000\n"}, 0.5),
+        ("0::/a\n", {"a/cpu.max": "50000 0\n"}, np.inf),
+        ("0::/a\n", {"a/cpu.max": "² 100000\n"}, np.inf),
     ],
 )
 def test_quotas_of_control_groups(groups, files, quota, tmp_path):
@@ -197,6 +200,24 @@ def test_quotas_of_control_groups(groups, files, quota, tmp_path):
     if groups is not None:
         (tmp_path / "groups").write_text(groups)
     assert threads._cgroup_quota(tmp_path / "groups", tmp_path / "root") == quota
+
+
+def test_control_groups_have_names_of_any_encoding(tmp_path):
+    (tmp_path / "groups").write_bytes(b"1:name=x:/caf\xe9\n0::/kunde-\xfc\n")
+    group = tmp_path / "root" / os.fsdecode(b"kunde-\xfc")
+    group.mkdir(parents=True)
+    (group / "cpu.max").write_text("50000 100000\n")
+    assert threads._cgroup_quota(tmp_path / "groups", tmp_path / "root") == 0.5
+
+
+@pytest.mark.parametrize("value", ["", "abc", "1.5"])
+def test_a_malformed_number_of_cores_is_none(value, monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", value)
+    threads._cpu_count.cache_clear()
+    try:
+        assert available_threads() == min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
+    finally:
+        threads._cpu_count.cache_clear()
 
 
 def test_quotas_limit_the_threads(monkeypatch):
@@ -328,6 +349,23 @@ def test_one_blas_thread_also_while_another_thread_has_a_limit():
         assert pool.submit(on_one_blas_thread(_blas_threads)).result() == {1}
         assert _blas_threads() == {2}
     assert _blas_threads() == {2}
+
+
+@pytest.mark.usefixtures("two_blas_threads")
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, TimeoutError, ValueError])
+def test_blas_has_its_threads_again_where_a_signal_comes_meanwhile(interrupt, monkeypatch):
+    set_threads, interrupts = threads._set_from_any_thread, [interrupt("too late")]
+
+    def set_late(library, n_threads):
+        if n_threads > 1 and interrupts:
+            raise interrupts.pop()
+        set_threads(library, n_threads)
+
+    monkeypatch.setattr(threads, "_set_from_any_thread", set_late)
+    with pytest.raises(interrupt, match="too late"):
+        on_one_blas_thread(int)()
+    assert _blas_threads() == {2}
+    assert not threads._process._blas_users
 
 
 @pytest.mark.usefixtures("two_blas_threads")
