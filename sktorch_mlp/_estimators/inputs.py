@@ -289,10 +289,12 @@ def validate_prediction(
     estimator: BaseEstimator, X: Any, place: Callable[[np.ndarray], np.ndarray | Rows] | None = None
 ) -> Any:
     """Validate the input of a prediction; `place` may bring it to where it is found to be finite, and predicted."""
-    X = memory_map(X)
-    if is_disk_array(X):
-        return _validate_disk_array(estimator, X, reset=False)
-    values = to_array_or_tensor(X)
+    values = X
+    if type(X) is not np.ndarray:
+        X = memory_map(X)
+        if is_disk_array(X):
+            return _validate_disk_array(estimator, X, reset=False)
+        values = to_array_or_tensor(X)
     if _has_valid_form(estimator, values):
         placed = values if place is None else place(values)
         if _is_finite(placed):

@@ -27,8 +27,9 @@ _ROUND = (8, 50)
 #: How many of the three sizes of a product are round, at least: the number of features may not be.
 _ROUND_SIZES = 2
 
-#: Rows that are predicted come in multiples of so many; the rest is left to the BLAS, as a part of its own.
-_ROWS_OF_A_PREDICTION = 128
+#: Rows that are predicted come in multiples of so many, if they are few and if they are more; the rest is left to the BLAS, as a
+#: part of its own.
+_FEW_ROWS, _MULTIPLE_OF_FEW, _MULTIPLE = 512, 64, 128
 
 
 def multiplies_batch(a: Tensor, b: Tensor, n_rows: int) -> bool:
@@ -38,7 +39,11 @@ def multiplies_batch(a: Tensor, b: Tensor, n_rows: int) -> bool:
 
 def multiplies_prediction(a: Tensor, b: Tensor, n_rows: int) -> bool:
     """The same for so many rows that are predicted."""
-    return n_rows % _ROWS_OF_A_PREDICTION == 0 and _is_quicker(a, b)
+    return n_rows % _multiple(n_rows) == 0 and _is_quicker(a, b)
+
+
+def _multiple(n_rows: int) -> int:
+    return _MULTIPLE_OF_FEW if n_rows < _FEW_ROWS else _MULTIPLE
 
 
 def _is_round(number: int) -> bool:
@@ -70,14 +75,14 @@ class RowsOfPredictions:
 
     def count_first(self, n_rows: int) -> int:
         """How many rows are the first part; all where there is one part only."""
-        n_first = n_rows - n_rows % _ROWS_OF_A_PREDICTION
+        n_first = n_rows - n_rows % _multiple(n_rows)
         return n_first if n_first * self._operations_per_row >= _LARGE else n_rows
 
     def round_up(self, n_rows: int) -> int:
         """Rows of a block that has one part only, at least so many."""
         if not self._operations_per_row:
             return n_rows
-        return -(-n_rows // _ROWS_OF_A_PREDICTION) * _ROWS_OF_A_PREDICTION
+        return -(-n_rows // _MULTIPLE) * _MULTIPLE
 
 
 def multiply(a: Tensor, b: Tensor, row: Tensor | None = None) -> Tensor:

@@ -82,7 +82,9 @@ def test_it_multiplies_what_is_large_wide_and_round():
     assert not multiplies_batch(a, b, 257)
     assert not multiplies_batch(a, b, 0)
     assert multiplies_prediction(a, b, 256)
+    assert multiplies_prediction(a, b, 192)
     assert not multiplies_prediction(a, b, 200)
+    assert not multiplies_prediction(a, b, 576)
     assert not multiplies_batch(a.double(), b.double(), 256)
     assert not multiplies_batch(a.to("meta"), b.to("meta"), 256)
     assert not multiplies_batch(a[:152], b, 256)
@@ -94,7 +96,7 @@ def test_it_multiplies_what_is_large_wide_and_round():
 @pytest.mark.usefixtures("linear")
 def test_first_rows_of_a_prediction_are_those_of_few_shapes():
     parts = RowsOfPredictions([torch.ones(200, 401), torch.ones(2, 200)])
-    assert [parts.count_first(n_rows) for n_rows in (199, 255, 256, 300, 1000)] == [199, 255, 256, 256, 896]
+    assert [parts.count_first(n_rows) for n_rows in (199, 255, 256, 330, 1000)] == [199, 255, 256, 320, 896]
     assert [parts.round_up(n_rows) for n_rows in (64, 128, 1250)] == [128, 128, 1280]
     others = [torch.ones(200, 400).double()], [torch.ones(2, 4000), torch.ones(4000, 2)], [torch.ones(201, 401)]
     for coefs in others:
