@@ -1,7 +1,7 @@
 """Large products of float32 by oneDNN, where PyTorch's BLAS has no kernels for the processor and takes twice as long.
 
 oneDNN compiles a kernel for each shape, in 0.5 ms, and keeps up to 1,024 of them, with 0.6 MiB each; PyTorch lets nobody change that.
-So it gets shapes that few programs have many of: products that are large, of round numbers of units and rows. A search over
+So it gets shapes that few programs have many of: products that are large, of round numbers of features, units and rows. A search over
 networks of any size leaves the others to the BLAS, and its memory does not grow with each.
 """
 
@@ -15,17 +15,14 @@ from torch import Tensor
 
 from .compat import onednn_linear
 
-#: Multiply-adds of a large product. From 2.5 million on it would be quicker.
-_LARGE = 16_000_000
+#: Multiply-adds of a large product (from 2.5 million on it would be quicker), and those for which it pays to predict in two parts.
+_LARGE, _WORTH_TWO_PARTS = 12_000_000, 16_000_000
 
 #: Units, rows and terms of a sum of a large product, at least; with fewer it is slower.
 _WIDE = 16
 
-#: Numbers of units, and of rows of a mini-batch, are round if they are a multiple of one of these.
+#: Numbers of features, of units, and of rows of a mini-batch are round if they are a multiple of one of these.
 _ROUND = (8, 50)
-
-#: How many of the three sizes of a product are round, at least: the number of features may not be.
-_ROUND_SIZES = 2
 
 #: Rows that are predicted come in multiples of so many, if they are few and if they are more; the rest is left to the BLAS, as a
 #: part of its own.
@@ -54,7 +51,7 @@ def _is_quicker(a: Tensor, b: Tensor) -> bool:
     if a.dtype != torch.float32 or a.device.type != "cpu" or onednn_linear() is None:
         return False
     sizes = *a.shape[-2:], b.shape[-1]
-    if math.prod(sizes) < _LARGE or min(sizes) < _WIDE or sum(map(_is_round, sizes)) < _ROUND_SIZES:
+    if math.prod(sizes) < _LARGE or min(sizes) < _WIDE or not all(map(_is_round, sizes)):
         return False
     # With gaps between its rows or columns it would take a thousand times as long.
     return b.stride()[-2:] in ((sizes[2], 1), (1, sizes[1]))
@@ -70,13 +67,13 @@ class RowsOfPredictions:
 
     def __init__(self, coefs: Sequence[Tensor]) -> None:
         is_known = coefs[0].dtype == torch.float32 and coefs[0].device.type == "cpu" and onednn_linear() is not None
-        wide = [coef.numel() for coef in coefs if min(coef.shape) >= _WIDE and any(map(_is_round, coef.shape))]
+        wide = [coef.numel() for coef in coefs if min(coef.shape) >= _WIDE and all(map(_is_round, coef.shape))]
         self._operations_per_row = max(wide, default=0) if is_known else 0
 
     def count_first(self, n_rows: int) -> int:
         """How many rows are the first part; all where there is one part only."""
         n_first = n_rows - n_rows % _multiple(n_rows)
-        return n_first if n_first * self._operations_per_row >= _LARGE else n_rows
+        return n_first if n_first * self._operations_per_row >= _WORTH_TWO_PARTS else n_rows
 
     def round_up(self, n_rows: int) -> int:
         """Rows of a block that has one part only, at least so many."""

@@ -76,7 +76,7 @@ def test_products_of_matrices_of_any_layout(of_a, of_b, linear):
 
 @pytest.mark.usefixtures("linear")
 def test_it_multiplies_what_is_large_wide_and_round():
-    a, b = _matrix(256, 401), _matrix(401, 256)
+    a, b = _matrix(256, 400), _matrix(400, 256)
     assert multiplies_batch(a, b, 256)
     assert multiplies_batch(a, b, 150)
     assert not multiplies_batch(a, b, 257)
@@ -87,18 +87,19 @@ def test_it_multiplies_what_is_large_wide_and_round():
     assert not multiplies_prediction(a, b, 576)
     assert not multiplies_batch(a.double(), b.double(), 256)
     assert not multiplies_batch(a.to("meta"), b.to("meta"), 256)
-    assert not multiplies_batch(a[:152], b, 256)
-    assert not multiplies_batch(_matrix(257, 401), b, 256)  # the number of units is not round, either
+    assert not multiplies_batch(a[:112], b, 256)
+    assert not multiplies_batch(_matrix(257, 400), b, 256)
+    assert not multiplies_batch(_matrix(256, 401), _matrix(401, 256), 256)
     for n_rows, n_inner, n_columns in ((8, 16_000, 256), (16_000, 8, 256), (16_000, 256, 8)):
         assert not multiplies_batch(_matrix(n_rows, n_inner), _matrix(n_inner, n_columns), 256)
 
 
 @pytest.mark.usefixtures("linear")
 def test_first_rows_of_a_prediction_are_those_of_few_shapes():
-    parts = RowsOfPredictions([torch.ones(200, 401), torch.ones(2, 200)])
+    parts = RowsOfPredictions([torch.ones(200, 400), torch.ones(2, 200)])
     assert [parts.count_first(n_rows) for n_rows in (199, 255, 256, 330, 1000)] == [199, 255, 256, 320, 896]
     assert [parts.round_up(n_rows) for n_rows in (64, 128, 1250)] == [128, 128, 1280]
-    others = [torch.ones(200, 400).double()], [torch.ones(2, 4000), torch.ones(4000, 2)], [torch.ones(201, 401)]
+    others = [torch.ones(200, 400).double()], [torch.ones(2, 4000), torch.ones(4000, 2)], [torch.ones(201, 400)]
     for coefs in others:
         assert RowsOfPredictions(coefs).count_first(1001) == 1001
         assert RowsOfPredictions(coefs).round_up(1001) == 1001
@@ -133,7 +134,7 @@ def test_bound_products_take_the_values_of_the_moment(linear):
 
 def _table(n_rows, dtype=np.float32):
     random_state = np.random.RandomState(0)
-    X = random_state.normal(size=(n_rows, 140)).astype(dtype)
+    X = random_state.normal(size=(n_rows, 152)).astype(dtype)
     return X, (X[:, :40].sum(1) > 0).astype(int)
 
 
@@ -141,11 +142,11 @@ def _table(n_rows, dtype=np.float32):
 def test_a_fit_is_that_of_the_blas(solver, linear, monkeypatch):
     X, y = _table(1032)
     model = MLPTorchRegressor(
-        hidden_layer_sizes=(504, 251), solver=solver, batch_size=256, max_iter=4, tol=0, random_state=0
+        hidden_layer_sizes=(504, 256), solver=solver, batch_size=256, max_iter=4, tol=0, random_state=0
     )
     loss = model.fit(X, y.astype(np.float32)).loss_
-    assert {n_inner for _, _, n_inner in linear.shapes} > {140, 504}  # forward passes
-    assert {251, 504} == {n_units for n_units, _, _ in linear.shapes}
+    assert {n_inner for _, _, n_inner in linear.shapes} > {152, 504}  # forward passes
+    assert {256, 504} == {n_units for n_units, _, _ in linear.shapes}
     monkeypatch.setattr(onednn, "onednn_linear", lambda: None)
     assert loss == pytest.approx(model.fit(X, y.astype(np.float32)).loss_, rel=1e-3)
 
