@@ -85,6 +85,8 @@ def _measure(args: argparse.Namespace, argv: list[str]) -> int:
         head |= environment(args.device)
         if (load := head["machine"]["load_average"] or 0.0) > MAX_LOAD:
             print(f"WARNING: load average {load:.1f}: wait until the machine is idle.", file=sys.stderr)
+        for name, value in head["machine"]["kernel_variables"].items():
+            print(f"WARNING: {name}={value} chooses kernels that users do not have: unset it.", file=sys.stderr)
         try:
             rows = module.run(args)
         except SkippedError as reason:

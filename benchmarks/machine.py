@@ -23,6 +23,9 @@ MAX_LOAD = 0.25
 #: How many times longer than its shortest round the longest one of an implementation may take.
 MAX_SPREAD = 1.3
 
+#: Variables that keep libraries from the kernels that they would choose for the processor.
+_KERNEL_VARIABLES = ("OPENBLAS_CORETYPE", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+
 _PACKAGES = ("sktorch-mlp", "numpy", "scipy", "scikit-learn", "torch", "skorch")
 
 
@@ -38,12 +41,18 @@ def environment(device: str) -> dict[str, Any]:
             "device": device if torch.device(device).type != "cuda" else torch.cuda.get_device_name(device),
             "torch_threads": torch.get_num_threads(),
             "blas_threads": [
-                {key: library[key] for key in ("internal_api", "version", "num_threads")}
+                {key: library.get(key) for key in ("internal_api", "version", "architecture", "num_threads")}
                 for library in threadpool_info()
                 if library["user_api"] == "blas"
             ],
+            "kernel_variables": kernel_variables(),
         },
     }
+
+
+def kernel_variables() -> dict[str, str]:
+    """Variables of the environment that choose kernels. With one of them ratios are not those that users have."""
+    return {name: os.environ[name] for name in _KERNEL_VARIABLES if name in os.environ}
 
 
 def _cpu_name() -> str:

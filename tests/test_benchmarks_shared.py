@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import figures
+from benchmarks import figures, machine
 from benchmarks.__main__ import _parser, main
 from benchmarks.baselines import Fitted, products
 from benchmarks.commands import fits, predict
@@ -210,6 +210,14 @@ def test_a_busy_machine_is_said_beside_the_ratios():
 
 def test_the_load_does_not_concern_memory():
     assert "busy" not in _table([4.0], load=3.1, unit="sizes of X")
+
+
+def test_variables_that_choose_kernels_are_kept(monkeypatch):
+    for name in machine._KERNEL_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert machine.environment("cpu")["machine"]["kernel_variables"] == {}
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    assert machine.environment("cpu")["machine"]["kernel_variables"] == {"OPENBLAS_CORETYPE": "Haswell"}
 
 
 def test_the_load_before_is_said_where_that_since_is_unknown():
