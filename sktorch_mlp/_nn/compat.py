@@ -57,7 +57,7 @@ def has_own_kernels() -> bool:
     """Whether the products of PyTorch take kernels made for this processor, as far as can be known.
 
     MKL asks whether Intel has made the processor. If not it takes others, with 80 to 95 % of the speed that OpenBLAS has
-    there, and half of it for narrow matrices.
+    there, and half of it for narrow matrices, and where the processor has AVX-512.
     """
     if not torch.backends.mkl.is_available():
         return True
