@@ -24,7 +24,13 @@ MAX_LOAD = 0.25
 MAX_SPREAD = 1.3
 
 #: Variables that keep libraries from the kernels that they would choose for the processor.
-_KERNEL_VARIABLES = ("OPENBLAS_CORETYPE", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+_KERNEL_VARIABLES = (
+    "OPENBLAS_CORETYPE",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR",
+    "ONEDNN_MAX_CPU_ISA",
+    "ATEN_CPU_CAPABILITY",
+)
 
 _PACKAGES = ("sktorch-mlp", "numpy", "scipy", "scikit-learn", "torch", "skorch")
 

@@ -48,7 +48,7 @@ def _is_round(number: int) -> bool:
 
 
 def _is_quicker(a: Tensor, b: Tensor) -> bool:
-    if a.dtype != torch.float32 or a.device.type != "cpu" or onednn_linear() is None:
+    if a.dtype != torch.float32 or a.device.type != "cpu" or a.ndim != b.ndim or onednn_linear() is None:
         return False
     sizes = *a.shape[-2:], b.shape[-1]
     if math.prod(sizes) < _LARGE or min(sizes) < _WIDE or not all(map(_is_round, sizes)):

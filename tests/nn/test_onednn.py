@@ -86,6 +86,7 @@ def test_it_multiplies_what_is_large_wide_and_round():
     assert not multiplies_prediction(a, b, 200)
     assert not multiplies_prediction(a, b, 576)
     assert not multiplies_batch(a.double(), b.double(), 256)
+    assert not multiplies_batch(a.expand(3, -1, -1), b, 256)
     assert not multiplies_batch(a.to("meta"), b.to("meta"), 256)
     assert not multiplies_batch(a[:112], b, 256)
     assert not multiplies_batch(_matrix(257, 400), b, 256)
