@@ -178,16 +178,6 @@ def test_bits_of_predictions_do_not_depend_on_threads(n_rows, two_torch_threads)
         np.testing.assert_array_equal(result, alone)
 
 
-@pytest.mark.usefixtures("linear")
-def test_shapes_of_a_product_on_two_threads_have_the_bits_of_one(two_torch_threads):
-    for shape in [(200, 400, 300), (33, 3000, 64), (64, 64, 600), (1000, 100, 100)]:
-        a, b = _matrix(*shape[:2]), _matrix(*shape[1:])
-        torch.set_num_threads(1)
-        alone = onednn.multiply(a, b)
-        torch.set_num_threads(2)
-        assert torch.equal(onednn.multiply(a, b), alone)
-
-
 def test_whether_it_is_quicker(monkeypatch):
     find = compat.onednn_linear.__wrapped__
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
