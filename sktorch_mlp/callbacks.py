@@ -182,7 +182,7 @@ class LiveMetrics(_Callback):
     Parameters
     ----------
     console : rich.console.Console, default=None
-        Console to print to; None for the terminal or notebook.
+        Console to print to; None for the terminal or notebook. It is not pickled.
 
     Raises
     ------
@@ -231,7 +231,7 @@ class LiveMetrics(_Callback):
 
     def __copy__(self) -> LiveMetrics:
         """A copy in this process prints to the same console."""
-        return LiveMetrics(self.console)
+        return type(self)(self.console)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LiveMetrics:
         return self.__copy__()

@@ -366,7 +366,7 @@ class ReadAhead(Generic[Item]):
         )
         try:
             start_thread(self._thread)
-        except NoThreadError:  # no thread can be started, since the main thread has ended for example
+        except NoThreadError:  # the main thread has ended for example
             self._thread = None
         weakref.finalize(self, stop)  # at the end of the program
         self._following = self._begin()

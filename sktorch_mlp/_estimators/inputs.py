@@ -290,7 +290,7 @@ def validate_prediction(
 ) -> Any:
     """Validate the input of a prediction; `place` may bring it to where it is found to be finite, and predicted."""
     values = X
-    if type(X) is not np.ndarray:
+    if type(X) is not np.ndarray:  # which is nothing of these; a prediction of few rows notices the questions
         X = memory_map(X)
         if is_disk_array(X):
             return _validate_disk_array(estimator, X, reset=False)
