@@ -133,8 +133,13 @@ def make_scoring(
     def score(network: StackedMLP, k: int) -> float:
         fitted = snapshot(network, k)
         fitted.__dict__.pop("feature_names_in_", None)  # X has been validated
-        with config_context(**config):
-            value = scorer(fitted, X, y, **weights)
+        try:
+            with config_context(**config):
+                value = scorer(fitted, X, y, **weights)
+        except Exception as error:
+            arguments = ", ".join(["estimator", "X", "y", *weights])
+            error.add_note(f"`scoring` was called as scoring({arguments}) on the validation rows.")
+            raise
         try:
             value = float(value)
         except (TypeError, ValueError, RuntimeError) as error:

@@ -17,7 +17,7 @@ from .network import hidden_functions
 from .onednn import RowsOfPredictions, multiplies_prediction
 from .products import bind_shared, mm
 from .tensors import NotFiniteError, as_tensor, without_gradients
-from .threads import most_threads
+from .threads import threads_of_large_calls
 
 #: Rows that are few, at most; and in a block of many, where calls matter less than products, which take up to 1.4 times as long.
 FEW_ROWS, FEW_ROWS_OF_A_BLOCK = 1536, 512
@@ -36,14 +36,24 @@ _ADDED_AT_ONCE, _NARROW = 128, 16
 #: Multiply-adds that are worth a thread. Those of PyTorch wait for the next product since the last one.
 _OPERATIONS_PER_THREAD = 800_000
 
-#: A function of an array, in place where it can be.
-_ArrayFunction = Callable[[np.ndarray], np.ndarray]
+#: What stands between two calls: that which the one before has made, since to turn one into the other takes as long as a small call.
+_Units = np.ndarray | Tensor
 
 #: Units of a layer up to which numpy's ReLU is quicker.
 _FEW_UNITS = 4_000
 
 
-def _relu_(units: np.ndarray) -> np.ndarray:
+def _array(units: _Units) -> np.ndarray:
+    return units if isinstance(units, np.ndarray) else units.numpy()
+
+
+def _tensor(units: _Units) -> Tensor:
+    return as_tensor(units) if isinstance(units, np.ndarray) else units
+
+
+def _relu_(units: _Units) -> _Units:
+    if isinstance(units, Tensor):
+        return torch.relu_(units)
     if units.size <= _FEW_UNITS:
         np.maximum(units, 0, out=units)
     else:
@@ -51,9 +61,15 @@ def _relu_(units: np.ndarray) -> np.ndarray:
     return units
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
+def _tanh_(units: _Units) -> _Units:
+    array = _array(units)
+    np.tanh(array, out=array)
+    return units
+
+
+def _softmax(logits: _Units) -> np.ndarray:
     """Softmax of each row, with rows next to each other in memory: sums over few outputs are quicker so."""
-    columns = logits.T.copy()
+    columns = _array(logits).T.copy()
     columns -= np.maximum.reduce(columns)
     np.exp(columns, out=columns)
     columns /= np.add.reduce(columns)
@@ -61,11 +77,11 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
-#: Activations of hidden units and of outputs whose calls are quicker in numpy.
-_ARRAY_FUNCTIONS: dict[ActivationLike, _ArrayFunction] = {
+#: Activations of hidden units and of outputs whose calls are quicker in numpy, or are none.
+_FUNCTIONS: dict[ActivationLike, Callable[[_Units], _Units]] = {
     "identity": lambda units: units,
     "relu": _relu_,
-    "tanh": lambda units: np.tanh(units, out=units),
+    "tanh": _tanh_,
     "softmax": _softmax,
 }
 
@@ -81,42 +97,38 @@ class _Affine:
 
     def __init__(self, coef: Tensor, intercept: Tensor) -> None:
         n_in, n_out = coef.shape
-        self._tensor, self._coef, self._intercept = coef, coef.numpy(), intercept.numpy()
-        self._row = intercept.unsqueeze(0)
+        self._coef, self._intercept = coef.numpy(), intercept.numpy()
         self._numpy_rows = _numpy_rows(n_out, n_in)
         self._parts = None if 1 in self._numpy_rows else _parts_of_one_row(coef)
-        self._operations_per_row = n_in * n_out * coef.itemsize // 4
-        self._bind_shared = lru_cache(maxsize=_N_LAYOUTS)(partial(_bind_shared, coef))
+        self._bind = lru_cache(maxsize=_N_LAYOUTS)(partial(_bind, coef, intercept.unsqueeze(0)))
 
-    def __call__(self, units: np.ndarray) -> np.ndarray:
-        n_rows = len(units)
+    def __call__(self, units: _Units, n_rows: int, n_threads: int) -> _Units:
+        """The sums of so many rows, of which large products have so many threads."""
         if n_rows in self._numpy_rows:
-            sums: np.ndarray = np.dot(units, self._coef)
+            sums: np.ndarray = np.dot(_array(units), self._coef)
         elif n_rows == 1 and self._parts is not None:
-            sums = np.matmul(units.reshape(len(self._parts), 1, -1), self._parts).sum(0)
+            sums = np.matmul(_array(units).reshape(len(self._parts), 1, -1), self._parts).sum(0)
         else:
-            sums = self._multiply_by_torch(as_tensor(units)).numpy()
+            tensor = _tensor(units)
+            result = self._bind(n_rows, tensor.stride(), n_threads)(tensor)
             if n_rows >= _ADDED_AT_ONCE:
-                return sums
+                return result
+            sums = result.numpy()
         sums += self._intercept
         return sums
 
-    def _multiply_by_torch(self, units: Tensor) -> Tensor:
-        """The product, of many rows with the intercept."""
-        n_rows, coef = len(units), self._tensor
-        row = self._row if n_rows >= _ADDED_AT_ONCE else None
-        by_onednn = row is not None and multiplies_prediction(units, coef, n_rows)
-        if row is not None and coef.shape[1] <= _NARROW and not by_onednn:
-            return mm(coef.mT.contiguous(), units.mT, row.mT).mT
-        n_threads = most_threads(n_rows * self._operations_per_row, _OPERATIONS_PER_THREAD)
-        if n_threads > 1:
-            return self._bind_shared(row, by_onednn, n_rows, units.stride(), n_threads)(units)
-        return mm(units, coef, row, by_onednn=by_onednn)
 
-
-def _bind_shared(
-    coef: Tensor, row: Tensor | None, by_onednn: bool, n_rows: int, strides: tuple[int, ...], n_threads: int
+def _bind(
+    coef: Tensor, row: Tensor, n_rows: int, strides: tuple[int, ...], n_threads: int
 ) -> Callable[[Tensor], Tensor]:
+    """Return ``multiply(units)`` for units of so many rows and of these strides. It adds the intercept, a row, if they are many."""
+    n_in, n_out = coef.shape
+    n_threads = max(1, min(n_threads, n_rows * n_in * n_out * coef.itemsize // 4 // _OPERATIONS_PER_THREAD))
+    if n_rows < _ADDED_AT_ONCE:
+        return bind_shared(coef, n_rows, strides, n_threads)
+    by_onednn = multiplies_prediction(n_rows, coef, n_rows)
+    if n_out <= _NARROW and not by_onednn:
+        return lambda units: mm(coef.mT.contiguous(), units.mT, row.mT).mT
     return bind_shared(coef, n_rows, strides, n_threads, row, by_onednn=by_onednn)
 
 
@@ -147,15 +159,12 @@ class FewRows:
         out_activation: str,
         norms: Sequence[Sequence[Tensor]] = (),
     ) -> None:
-        of_arrays: list[_ArrayFunction] = []
+        functions: list[Callable[[_Units], _Units]] = []
         for name, function in zip(activations, hidden_functions(activations, norms), strict=True):
-            if norms:
-                of_arrays.append(partial(_call_transposed, function))
-            else:
-                of_arrays.append(_array_function(name, function))
-        of_arrays.append(_array_function(out_activation, OUTPUT_ACTIVATIONS[out_activation]))
+            functions.append(partial(_call_transposed, function) if norms else _function(name, function))
+        functions.append(_function(out_activation, OUTPUT_ACTIVATIONS[out_activation]))
         affines = [_Affine(coef.T, intercept) for coef, intercept in zip(coefs, intercepts, strict=True)]
-        self._layers = list(zip(affines, of_arrays, strict=True))
+        self._layers = list(zip(affines, functions, strict=True))
         self._parts = RowsOfPredictions(coefs)
 
     def __call__(self, X: np.ndarray, check: bool = False) -> np.ndarray:
@@ -169,14 +178,15 @@ class FewRows:
         return self._compute(X, check)
 
     def _compute(self, X: np.ndarray, check: bool) -> np.ndarray:
-        units = X
+        n_rows, n_threads = len(X), threads_of_large_calls()
+        units: _Units = X
         for affine, activate in self._layers:
-            units = affine(units)
+            units = affine(units, n_rows, n_threads)
             if check:
-                check_sums(units[:, 0])
+                check_sums(_array(units)[:, 0])
                 check = False
             units = activate(units)
-        return np.ascontiguousarray(units)
+        return np.ascontiguousarray(_array(units))
 
 
 def check_sums(sums: np.ndarray) -> None:
@@ -205,15 +215,15 @@ def _parts_of_one_row(coef: Tensor) -> np.ndarray | None:
     return None
 
 
-def _array_function(name: ActivationLike, function: Callable[[Tensor], Tensor]) -> _ArrayFunction:
-    return _ARRAY_FUNCTIONS.get(name) or partial(_call, function)
+def _function(name: ActivationLike, function: Callable[[Tensor], Tensor]) -> Callable[[_Units], _Units]:
+    return _FUNCTIONS.get(name) or partial(_call, function)
 
 
 @without_gradients
-def _call(function: Callable[[Tensor], Tensor], units: np.ndarray) -> np.ndarray:
-    return function(torch.from_numpy(units)).resolve_neg().numpy()
+def _call(function: Callable[[Tensor], Tensor], units: _Units) -> Tensor:
+    return function(_tensor(units)).resolve_neg()
 
 
 @without_gradients
-def _call_transposed(function: Callable[[Tensor], Tensor], units: np.ndarray) -> np.ndarray:
-    return function(torch.from_numpy(units.T)).resolve_neg().numpy().T
+def _call_transposed(function: Callable[[Tensor], Tensor], units: _Units) -> Tensor:
+    return function(_tensor(units).T).resolve_neg().T

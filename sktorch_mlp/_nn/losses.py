@@ -334,7 +334,7 @@ class CallableLoss(Loss):
         try:
             losses = self._function(*given)
         except Exception as error:
-            error.add_note(f"The loss function was called with {_shapes(given)}.")
+            error.add_note(f"`loss` was called as loss(predictions, targets), with {_shapes(given)}.")
             raise
         if not isinstance(losses, Tensor) or not losses.requires_grad:
             raise ValueError(f"A loss function must give a tensor made from the predictions, but gave {losses!r}.")

@@ -150,7 +150,7 @@ def addmm(summand: Tensor, a: Tensor, b: Tensor, scratch: Scratch, *, bfloat16: 
     out = scratch.empty(len(a), b.shape[-1], a)
     if bfloat16:
         return _addmm_bfloat16(summand, a, b, out)
-    compute_shared(Product(a, b, out, summand, multiplies_prediction(a, b, b.shape[1])))
+    compute_shared(Product(a, b, out, summand, multiplies_prediction(len(a), b, b.shape[1])))
     return out
 
 

@@ -31,12 +31,12 @@ _FEW_ROWS, _MULTIPLE_OF_FEW, _MULTIPLE = 512, 64, 128
 
 def multiplies_batch(a: Tensor, b: Tensor, n_rows: int) -> bool:
     """Whether it should multiply two matrices, or each pair of two stacks, in training; `n_rows` is 0 if they are about no mini-batch."""
-    return n_rows > 0 and _is_round(n_rows) and _is_quicker(a, b)
+    return n_rows > 0 and _is_round(n_rows) and a.ndim == b.ndim and _is_quicker(a.shape[-2], b)
 
 
-def multiplies_prediction(a: Tensor, b: Tensor, n_rows: int) -> bool:
-    """The same for so many rows that are predicted."""
-    return n_rows % _multiple(n_rows) == 0 and _is_quicker(a, b)
+def multiplies_prediction(n_rows_of_a: int, b: Tensor, n_rows: int) -> bool:
+    """The same of a matrix of so many rows and another one, for so many rows that are predicted."""
+    return n_rows % _multiple(n_rows) == 0 and _is_quicker(n_rows_of_a, b)
 
 
 def _multiple(n_rows: int) -> int:
@@ -47,10 +47,10 @@ def _is_round(number: int) -> bool:
     return any(number % divisor == 0 for divisor in _ROUND)
 
 
-def _is_quicker(a: Tensor, b: Tensor) -> bool:
-    if a.dtype != torch.float32 or a.device.type != "cpu" or a.ndim != b.ndim or onednn_linear() is None:
+def _is_quicker(n_rows_of_a: int, b: Tensor) -> bool:
+    if b.dtype != torch.float32 or b.device.type != "cpu" or onednn_linear() is None:
         return False
-    sizes = *a.shape[-2:], b.shape[-1]
+    sizes = n_rows_of_a, *b.shape[-2:]
     if math.prod(sizes) < _LARGE or min(sizes) < _WIDE or not all(map(_is_round, sizes)):
         return False
     # With gaps between its rows or columns it would take a thousand times as long.

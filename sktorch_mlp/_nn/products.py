@@ -152,7 +152,7 @@ def bind_shared(
     """
     shape = n_rows, b.shape[1]
     multiply = partial(mm, by_onednn=by_onednn)
-    if min(n_rows, *b.shape) < _WIDE:
+    if n_threads == 1 or min(n_rows, *b.shape) < _WIDE:
         return lambda a: multiply(a, b, summand)
     of_summand = None if summand is None else _layout(summand)
     layout = ((n_rows, len(b)), strides), _layout(b), (shape, (shape[1], 1)), of_summand, 0, by_onednn

@@ -11,8 +11,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -51,18 +50,27 @@ def set_own_threads(n_threads: int) -> None:
         set_threads(n_threads)
 
 
-@contextmanager
-def threads_for_large_calls(n_threads: int) -> Iterator[None]:
+class threads_for_large_calls:  # noqa: N801 - a generator takes three times as long, which predictions notice
     """Let large calls that are made, or made ready, in the meantime use up to so many threads; all else has one.
 
     PyTorch must have been set to one thread.
     """
-    before = getattr(_local, "n_threads", 1)
-    _local.n_threads = n_threads
-    try:
-        yield
-    finally:
-        _local.n_threads = before
+
+    def __init__(self, n_threads: int) -> None:
+        self._n_threads, self._before = n_threads, 1
+
+    def __enter__(self) -> None:
+        self._before = threads_of_large_calls()
+        _local.n_threads = self._n_threads
+
+    def __exit__(self, *error: object) -> None:
+        _local.n_threads = self._before
+
+
+def threads_of_large_calls() -> int:
+    """How many threads large calls of this thread may use now."""
+    n_threads: int = getattr(_local, "n_threads", 1)
+    return n_threads
 
 
 def forget_threads() -> None:
@@ -288,6 +296,6 @@ def share(
     return _TimedCall(alone, shared, beside_reader, n_operations, choice())
 
 
-def most_threads(n_operations: int, per_thread: int = _OPERATIONS_PER_THREAD) -> int:
+def most_threads(n_operations: int) -> int:
     """Threads that a call of so many multiply-adds may use here."""
-    return max(1, min(getattr(_local, "n_threads", 1), n_operations // per_thread))
+    return max(1, min(threads_of_large_calls(), n_operations // _OPERATIONS_PER_THREAD))

@@ -166,7 +166,7 @@ def test_errors_of_a_function_tell_of_what_shape_its_arguments_were():
     with pytest.raises(ValueError, match="must be the same") as raised:
         fit(Y, functional.binary_cross_entropy_with_logits)
     assert raised.value.__notes__ == [
-        "The loss function was called with predictions of shape (40, 3) and targets of shape (40,)."
+        "`loss` was called as loss(predictions, targets), with predictions of shape (40, 3) and targets of shape (40,)."
     ]
 
 

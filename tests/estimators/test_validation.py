@@ -225,6 +225,13 @@ def test_a_score_of_nan_is_an_error(name, early_stopping):
         model.fit(X, Y > 0, X_val=X_VAL[one_class], y_val=Y_VAL[one_class] > 0)
 
 
+def test_an_error_of_a_score_tells_how_it_was_called():
+    model = MLPTorchClassifier(**PARAMS, scoring=lambda y_true, y_pred: 1.0)
+    with pytest.raises(TypeError, match="takes 2 positional arguments but 3") as raised:
+        model.fit(X, Y, X_val=X_VAL, y_val=Y_VAL)
+    assert raised.value.__notes__ == ["`scoring` was called as scoring(estimator, X, y) on the validation rows."]
+
+
 @pytest.mark.parametrize("value", [None, [0.5], np.ones(2)], ids=str)
 def test_a_score_is_a_number(value):
     def scorer(estimator, X, y):
