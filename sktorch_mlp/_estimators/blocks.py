@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import time
 from collections import deque
@@ -25,8 +26,11 @@ from sktorch_mlp._training.threads import available_threads, on_one_thread
 #: Multiply-adds from which helpers pay, on an idle machine, times the bytes of a number. To wake one takes some machines 0.2 ms.
 _LARGE = 320_000_000
 
-#: Seconds that the end of the program waits for a helper, at most.
+#: Seconds that the end of the program, a fork or a caller whose X is not numpy's waits for a helper, at most.
 _UNTIL_ENDED = 5.0
+
+#: Seconds between two looks whether helpers have ended.
+_BETWEEN_LOOKS = 0.001
 
 _R = TypeVar("_R")
 
@@ -62,12 +66,14 @@ class _Helpers:
     def __init__(self) -> None:
         self._orders = SimpleQueue[_Blocks | None]()
         self._threads: list[threading.Thread] = []
+        self._at_work: set[int] = set()
+        self._is_forking = False
 
     def run(self, blocks: _Blocks, n_threads: int) -> None:
         """Compute all blocks on the calling thread, and on helpers that no other caller has."""
         with _callers as n_callers:
             n_helpers = min(n_threads - n_callers, blocks.n_blocks - 1)
-            if n_helpers > 0:
+            if n_helpers > 0 and not self._is_forking:
                 self._ask(n_helpers, blocks)
             try:
                 blocks.work()
@@ -78,7 +84,7 @@ class _Helpers:
     def _ask(self, n_helpers: int, blocks: _Blocks) -> None:
         """Let helpers compute, if they can be had."""
         while len(self._threads) < n_helpers:
-            thread = threading.Thread(target=_help, args=(self._orders,), name="prediction", daemon=True)
+            thread = threading.Thread(target=_help, args=(self._orders, self._at_work), name="prediction", daemon=True)
             try:
                 start_thread(thread)
             except NoThreadError:  # the caller goes on with those that there are
@@ -86,6 +92,17 @@ class _Helpers:
             self._threads.append(thread)
         for _ in self._threads[:n_helpers]:
             self._orders.put(blocks)
+
+    def before_fork(self) -> None:
+        """Wait for helpers that still compute what was late: the child would have the locks that they hold, and not them."""
+        self._is_forking = True
+        patience = time.monotonic() + _UNTIL_ENDED
+        while (self._at_work or not self._orders.empty()) and time.monotonic() < patience:
+            time.sleep(_BETWEEN_LOOKS)
+
+    def after_fork(self) -> None:
+        """Go on in the parent."""
+        self._is_forking = False
 
     def end(self) -> None:
         """Wait for helpers that still compute: one that frees tensors while Python ends may abort it."""
@@ -97,14 +114,29 @@ class _Helpers:
 
 
 class _Blocks:
-    """Blocks that several threads compute. A block that is late is computed again rather than waited for."""
+    """Blocks that several threads compute. A block that is late is computed again rather than waited for.
 
-    def __init__(self, compute: Callable[[int], Tensor], store: Callable[[int, Tensor], None], n_blocks: int) -> None:
+    Parameters
+    ----------
+    compute, store, n_blocks
+        As those of `compute_blocks`.
+    patience : float
+        Seconds to wait for blocks that are late, at least.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[int], Tensor],
+        store: Callable[[int, Tensor], None],
+        n_blocks: int,
+        patience: float = 0.0,
+    ) -> None:
         self._compute, self._store, self.n_blocks = compute, store, n_blocks
         self._waiting = deque(range(n_blocks))
         self._unfinished = set(range(n_blocks))
-        self._of_helpers = SimpleQueue[tuple[int, Tensor]]()
-        self._seconds = 0.0  # of the last block
+        self._not_here = set(range(n_blocks))  # which helpers have in hand, or may take
+        self._of_helpers = SimpleQueue[tuple[int, Tensor | None]]()
+        self._patience = patience
 
     def _next_blocks(self) -> Iterator[int]:
         while self._waiting:
@@ -116,35 +148,46 @@ class _Blocks:
     def help(self) -> None:
         """Compute blocks until none is waiting. Called by helpers; what they have computed is stored by the caller."""
         for block in self._next_blocks():
-            self._of_helpers.put((block, self._compute(block)))
+            result = None
+            try:
+                result = self._compute(block)
+            finally:
+                self._of_helpers.put((block, result))
 
     def work(self) -> None:
         """Compute and store blocks until none is waiting."""
+        seconds = 0.0
         for block in self._next_blocks():
+            self._not_here.discard(block)
             began = time.perf_counter()
             self._finish_block(block, self._compute(block))
-            self._seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - began
             self._store_those_of_helpers(0.0)
+        self._patience = max(self._patience, seconds)
 
     def finish(self) -> None:
-        """Wait for helpers as long as a block takes; then compute what they still have in hand."""
-        self._store_those_of_helpers(time.perf_counter() + self._seconds)
+        """Wait for helpers as long as a block takes, or longer; then compute what they still have in hand."""
+        self._store_those_of_helpers(time.perf_counter() + self._patience)
         for block in sorted(self._unfinished):
             self._store_those_of_helpers(0.0)
             if block in self._unfinished:
                 self._finish_block(block, self._compute(block))
 
     def withdraw(self) -> None:
-        """Leave nothing for helpers to begin, after an error or Ctrl-C."""
+        """Leave nothing for helpers to begin, after an error or Ctrl-C, and nothing of X to those who have not yet looked."""
         self._waiting.clear()
+        self._compute = _compute_nothing
 
     def _store_those_of_helpers(self, deadline: float) -> None:
         """Store what helpers have computed, or will have until then."""
-        while self._unfinished:
+        while self._not_here:
             try:
-                self._finish_block(*self._of_helpers.get(timeout=max(0.0, deadline - time.perf_counter())))
+                block, result = self._of_helpers.get(timeout=max(0.0, deadline - time.perf_counter()))
             except Empty:
                 return
+            self._not_here.discard(block)
+            if result is not None:
+                self._finish_block(block, result)
 
     def _finish_block(self, block: int, result: Tensor) -> None:
         if block in self._unfinished:
@@ -152,24 +195,50 @@ class _Blocks:
             self._unfinished.discard(block)
 
 
+def _compute_nothing(block: int) -> Tensor:
+    raise RuntimeError(f"The blocks have been withdrawn, of which {block} is one.")
+
+
 @on_one_thread
-def _help(orders: SimpleQueue[_Blocks | None]) -> None:
+def _help(orders: SimpleQueue[_Blocks | None], at_work: set[int]) -> None:
     """Help with what is ordered, until nothing more will be."""
+    ident = threading.get_ident()
     with torch.inference_mode(False), torch.no_grad():
         while (blocks := orders.get()) is not None:
+            at_work.add(ident)
             with suppress(
                 Exception
             ):  # the caller computes the block again, and has the error if it is not the helper's alone
                 call_quietly(blocks.help)
             del blocks
+            at_work.discard(ident)
 
 
 _helpers = _Helpers()
 atexit.register(lambda: _helpers.end())
 
 
+def _after_fork() -> None:
+    """Forget helpers in a child, which has none."""
+    global _helpers
+    _helpers = _Helpers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=lambda: _helpers.before_fork(),
+        after_in_parent=lambda: _helpers.after_fork(),
+        after_in_child=_after_fork,
+    )
+
+
 def compute_blocks(
-    compute: Callable[[int], Tensor], store: Callable[[int, Tensor], None], n_blocks: int, n_threads: int
+    compute: Callable[[int], Tensor],
+    store: Callable[[int, Tensor], None],
+    n_blocks: int,
+    n_threads: int,
+    *,
+    to_the_end: bool = False,
 ) -> None:
     """Compute blocks and store each once, on up to so many threads.
 
@@ -182,12 +251,14 @@ def compute_blocks(
     store : callable
         ``store(block, result)``, one call at a time; not after this function has returned.
     n_blocks, n_threads : int
+    to_the_end : bool, default=False
+        Whether to wait until no other thread computes a block that is late.
     """
     if n_threads == 1:
         for block in range(n_blocks):
             store(block, compute(block))
     else:
-        _helpers.run(_Blocks(compute, store, n_blocks), n_threads)
+        _helpers.run(_Blocks(compute, store, n_blocks, _UNTIL_ENDED if to_the_end else 0.0), n_threads)
 
 
 def predict_blocks(
@@ -199,6 +270,7 @@ def predict_blocks(
     n_operations: int,
     *,
     may_share: bool,
+    to_the_end: bool = False,
 ) -> Tensor:
     """Predict block by block, on several threads if these are quicker. Which rows are in a block does not depend on that.
 
@@ -217,6 +289,8 @@ def predict_blocks(
         Multiply-adds.
     may_share : bool
         Whether helpers may predict.
+    to_the_end : bool, default=False
+        Whether no helper may read the rows when this has returned.
     """
     n_rows = len(rows)
     predictions = empty_for_others(like, n_rows, n_outputs)  # for helpers
@@ -230,7 +304,7 @@ def predict_blocks(
 
     is_large = n_operations * like.itemsize > _LARGE
     n_threads = available_threads() if may_share and is_large and len(slices) > 1 else 1
-    compute_blocks(compute, store, len(slices), n_threads)
+    compute_blocks(compute, store, len(slices), n_threads, to_the_end=to_the_end)
     return predictions
 
 

@@ -39,17 +39,20 @@ def own_thread_setters() -> tuple[ThreadSetter, ThreadSetter]:
     a thread would keep for good what another one has set for a moment. Where the libraries do not show the functions,
     it takes their place.
     """
+    set_openmp = _library_function("omp_set_num_threads")
+    set_mkl = _library_function("MKL_Set_Num_Threads_Local") if torch.backends.mkl.is_available() else _no_setting
+    if set_openmp is None or set_mkl is None or not _sets_pytorchs_threads(set_openmp):
+        return torch.set_num_threads, _no_setting
+    return set_openmp, set_mkl
+
+
+def _sets_pytorchs_threads(set_openmp: ThreadSetter) -> bool:
     before = torch.get_num_threads()
     try:
-        library = _library()
-        set_openmp = library.omp_set_num_threads
-        set_mkl = library.MKL_Set_Num_Threads_Local if torch.backends.mkl.is_available() else _no_setting
         set_openmp(before + 1)
-        is_pytorchs = torch.get_num_threads() == before + 1
+        return torch.get_num_threads() == before + 1
+    finally:
         set_openmp(before)
-    except (OSError, AttributeError):
-        is_pytorchs = False
-    return (set_openmp, set_mkl) if is_pytorchs else (torch.set_num_threads, _no_setting)
 
 
 @cache
@@ -59,12 +62,8 @@ def has_own_kernels() -> bool:
     MKL asks whether Intel has made the processor. If not it takes others, with 80 to 95 % of the speed that OpenBLAS has
     there, and half of it for narrow matrices, and where the processor has AVX-512.
     """
-    if not torch.backends.mkl.is_available():
-        return True
-    try:
-        return bool(_library().mkl_serv_intel_cpu_true())
-    except (OSError, AttributeError):
-        return True
+    is_intel = _library_function("mkl_serv_intel_cpu_true") if torch.backends.mkl.is_available() else None
+    return is_intel is None or bool(is_intel())
 
 
 @cache
@@ -81,17 +80,16 @@ def onednn_linear() -> Linear | None:
     return lambda x, weight, bias: operator(x, weight, bias, "none", [], "")
 
 
-def _library() -> ctypes.CDLL:
-    """The library of PyTorch's operators, with what it contains.
-
-    Raises
-    ------
-    OSError
-        If it cannot be found.
-    """
-    for path in (Path(torch.__file__).parent / "lib").glob("*torch_cpu.*"):
-        return ctypes.CDLL(str(path))
-    raise OSError("PyTorch has no library of its own.")
+def _library_function(name: str) -> Any:
+    """A function of the library of PyTorch's operators, or of what that contains; None where it cannot be found."""
+    try:
+        for path in (Path(torch.__file__).parent / "lib").glob("*torch_cpu.*"):
+            return getattr(ctypes.CDLL(str(path)), name, None)
+    except TimeoutError:  # an error of the system, too, but of the handler of an alarm
+        raise
+    except OSError:
+        pass
+    return None
 
 
 def _no_setting(n_threads: int) -> int:

@@ -43,19 +43,20 @@ class _Process:
     def __init__(self, *, is_forked: bool) -> None:
         self.is_forked = is_forked
         self.threads_ended = -math.inf  # when some of ours last did, in seconds of `time.monotonic`
-        self._blas_lock = threading.Lock()
+        self._blas_lock = threading.RLock()  # a handler of signals may fit, too
         self._blas_users: set[object] = set()  # who needs that of one thread
         self._blas_settings: list[tuple[Any, int]] = []  # libraries, and their threads before the first came
 
     def limit_blas(self, user: object) -> None:
         """Give BLAS one thread, until all who need that have left."""
         with self._blas_lock:
-            if not self._blas_users:
+            is_first = not self._blas_users
+            self._blas_users.add(user)
+            if is_first:
                 settings = [(library, library.num_threads) for library in _blas_libraries()]
                 self._blas_settings = [(library, n_threads) for library, n_threads in settings if n_threads > 1]
                 for library, _ in self._blas_settings:
                     _set_from_any_thread(library, 1)
-            self._blas_users.add(user)
 
     def release_blas(self, user: object) -> None:
         """Give BLAS its threads again, if nobody else needs that of one."""
@@ -174,6 +175,8 @@ def _cpu_count(affinity: frozenset[int], when: float) -> int:
     """
     try:
         n_cores: int = joblib.cpu_count()
+    except TimeoutError:  # of the handler of an alarm
+        raise
     except (OSError, ValueError):  # no file descriptor is left to read a quota with, or LOKY_MAX_CPU_COUNT is no number
         n_cores = len(affinity) or os.cpu_count() or 1
     return max(1, math.ceil(min(n_cores, _cgroup_quota())))
@@ -208,6 +211,8 @@ def _read(path: Path) -> str:
     """Text of a file, with names of files of any encoding; nothing where there is none."""
     try:
         return os.fsdecode(path.read_bytes())
+    except TimeoutError:  # of the handler of an alarm
+        raise
     except OSError:
         return ""
 

@@ -1,5 +1,7 @@
 """Blocks of predictions on several threads: each stored once, whatever happens to helpers."""
 
+import mmap
+import os
 import threading
 import time
 import warnings
@@ -8,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 
 from sktorch_mlp import MLPTorchClassifier, MLPTorchRegressor
 from sktorch_mlp._estimators import blocks, predictor
@@ -45,6 +48,98 @@ def test_a_helper_that_is_late_is_not_waited_for():
     assert _compute(compute, 12, 2) == [(block, block) for block in range(12)]
     assert len(by_helpers) <= 1  # none where this thread was quicker
     release.set()
+
+
+def test_a_helper_that_is_late_is_waited_for_where_it_reads_what_may_be_closed():
+    caller, at_work = threading.current_thread(), set()
+
+    def compute(block):
+        ident = threading.get_ident()
+        at_work.add(ident)
+        time.sleep(0.002 if threading.current_thread() is caller else 0.2)
+        at_work.remove(ident)
+        return torch.tensor(block)
+
+    for _ in range(3):
+        compute_blocks(compute, lambda block, value: None, 12, 2, to_the_end=True)
+        assert at_work == set()
+
+
+def test_a_helper_that_failed_is_not_waited_for():
+    caller = threading.current_thread()
+    failed = []
+
+    def compute(block):
+        time.sleep(0.002)
+        if threading.current_thread() is not caller:
+            failed.append(block)
+            raise RuntimeError
+        return torch.tensor(block)
+
+    began, stored = time.monotonic(), []
+    while not failed:  # the first helper may come too late
+        stored.clear()
+        compute_blocks(compute, lambda block, value: stored.append(int(value)), 50, 2, to_the_end=True)
+    assert sorted(stored) == list(range(50))
+    assert time.monotonic() - began < blocks._UNTIL_ENDED
+
+
+def test_memory_of_others_can_be_closed_after_a_prediction(models, tmp_path, two_torch_threads, monkeypatch):
+    """A helper that is late would still have a view of it."""
+    path, predict, caller = tmp_path / "X", models[0], threading.current_thread()
+    predict_block = predictor.Predictor._predict
+
+    def late(self, *args, **kwargs):
+        if threading.current_thread() is not caller:
+            time.sleep(0.05)
+        return predict_block(self, *args, **kwargs)
+
+    monkeypatch.setattr(predictor.Predictor, "_predict", late)
+    expected = predict(X)
+    X.tofile(path)
+    for _ in range(5):
+        with open(path, "rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        assert np.array_equal(predict(np.frombuffer(memory, np.float32).reshape(X.shape)), expected)
+        memory.close()
+
+
+def test_which_memory_may_be_closed(tmp_path):
+    own = np.ones((4, 3))
+    np.save(tmp_path / "X.npy", own)
+    for array in (own, own[::2].T, torch.ones(4, 3).numpy()[1:], np.frombuffer(own.tobytes()), csr_array(own), None):
+        assert not predictor._is_memory_of_others(array)
+    for array in (
+        np.load(tmp_path / "X.npy", mmap_mode="r")[1:],
+        np.frombuffer(bytearray(8)),
+        np.frombuffer(memoryview(own)),
+    ):
+        assert predictor._is_memory_of_others(array)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_waits_for_a_helper_that_is_late(monkeypatch):
+    """It may hold locks of the library of products, which the child would have for good."""
+    caller, at_work = threading.current_thread(), []
+
+    def compute(block):
+        time.sleep(0.002)
+        if threading.current_thread() is not caller:
+            at_work.append(block)
+            time.sleep(0.3)
+            at_work.remove(block)
+        return torch.tensor(block)
+
+    while not at_work:
+        _compute(compute, 12, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+        if child == 0:
+            os._exit(len(at_work) or blocks._helpers._threads != [])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert _compute(lambda block: torch.tensor(block), 9, 2) == [(block, block) for block in range(9)]
+    assert not blocks._helpers._is_forking
 
 
 def test_without_threads_to_start_the_caller_goes_on_alone(monkeypatch):

@@ -72,11 +72,46 @@ def test_mkl_has_kernels_for_processors_of_intel():
     assert compat.has_own_kernels.__wrapped__() == is_intels
 
 
-def _no_library():
+def _no_library(path):
     raise OSError("there is none")
 
 
-@pytest.mark.parametrize("library", [SimpleNamespace, _no_library], ids=["without the function", "not found"])
-def test_kernels_are_taken_to_be_made_for_a_processor_of_which_nothing_is_known(library, monkeypatch):
-    monkeypatch.setattr(compat, "_library", library)
+@pytest.fixture(params=[lambda path: object(), _no_library], ids=["without the function", "not found"])
+def little_library(request, monkeypatch):
+    """A library of PyTorch in which there is nothing, or none."""
+    monkeypatch.setattr(compat.ctypes, "CDLL", request.param)
+
+
+@pytest.mark.usefixtures("little_library")
+def test_kernels_are_taken_to_be_made_for_a_processor_of_which_nothing_is_known():
     assert compat.has_own_kernels.__wrapped__() is True
+
+
+@pytest.mark.usefixtures("little_library")
+def test_threads_are_set_by_pytorch_where_its_library_does_not_show_how():
+    assert compat.own_thread_setters.__wrapped__()[0] is torch.set_num_threads
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError])
+def test_what_is_tried_with_threads_is_undone_where_a_handler_of_signals_raises(error, monkeypatch):
+    get_num_threads, before = torch.get_num_threads, torch.get_num_threads()
+
+    def interrupted():
+        if get_num_threads() > before:
+            raise error
+        return before
+
+    monkeypatch.setattr(torch, "get_num_threads", interrupted)
+    with pytest.raises(error):
+        compat.own_thread_setters.__wrapped__()
+    assert get_num_threads() == before
+
+
+def test_the_alarm_of_a_handler_is_not_taken_for_a_library_that_is_not_found(monkeypatch):
+    def alarmed(path):
+        raise TimeoutError
+
+    monkeypatch.setattr(compat.ctypes, "CDLL", alarmed)
+    for function in (compat.own_thread_setters, compat.has_own_kernels):
+        with pytest.raises(TimeoutError):
+            function.__wrapped__()

@@ -220,6 +220,20 @@ def test_a_malformed_number_of_cores_is_none(value, monkeypatch):
         threads._cpu_count.cache_clear()
 
 
+@pytest.mark.parametrize("reads", ["joblib", "files"])
+def test_the_alarm_of_a_handler_is_not_taken_for_a_quota_that_cannot_be_read(reads, monkeypatch):
+    def alarmed(*args):
+        raise TimeoutError
+
+    if reads == "joblib":
+        monkeypatch.setattr(threads.joblib, "cpu_count", alarmed)
+    else:
+        monkeypatch.setattr(threads.Path, "read_bytes", alarmed)
+    threads._cpu_count.cache_clear()
+    with pytest.raises(TimeoutError):
+        available_threads()
+
+
 def test_quotas_limit_the_threads(monkeypatch):
     monkeypatch.setattr(threads, "_cgroup_quota", lambda: 0.5)
     threads._cpu_count.cache_clear()
@@ -331,6 +345,27 @@ def test_the_last_that_leaves_gives_blas_its_threads_again_in_whatever_thread():
     assert _blas_threads() == {2}
     may_end.set()
     thread.join()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.usefixtures("two_blas_threads")
+def test_a_handler_of_signals_may_fit_where_the_setting_is_about_to_change(n_threads, monkeypatch):
+    """It would wait for ever for a lock that the thread which it has interrupted holds."""
+    set_threads, nested = threads._set_from_any_thread, []
+
+    def interrupted(library, n):
+        if n == n_threads and not nested:
+            nested.append(n)
+            on_one_blas_thread(int)()
+        set_threads(library, n)
+
+    monkeypatch.setattr(threads, "_set_from_any_thread", interrupted)
+    thread = threading.Thread(target=on_one_blas_thread(int), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert nested == [n_threads]
+    assert _blas_threads() == {2}
 
 
 @pytest.mark.usefixtures("two_blas_threads")
