@@ -8,6 +8,8 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
+from torch import Tensor
 
 from sktorch_mlp._nn.concurrent import call_at_once
 from sktorch_mlp._nn.tensors import ROW_DTYPES
@@ -230,3 +232,16 @@ class ChunkedRows:
     def __init__(self, chunks: Callable[[], Iterator[Chunk]], shape: tuple[int, int], dtype: np.dtype) -> None:
         self.chunks, self.shape, self.dtype = chunks, shape, dtype
         self.nbytes = shape[0] * shape[1] * dtype.itemsize
+
+
+def may_be_closed(X: Any) -> bool:
+    """Whether memory of X is of something that can be closed, and not only forgotten: a map of a file, or what processes share."""
+    if sp.issparse(X):
+        return any(may_be_closed(part) for part in vars(X).values() if isinstance(part, np.ndarray))
+    while isinstance(X, np.ndarray):
+        if X.base is None:
+            return not X.flags.owndata
+        X = X.base
+    if isinstance(X, Tensor):  # PyTorch only knows its own memory, as long as numpy has not seen it
+        return not X.untyped_storage().resizable()
+    return not isinstance(X, bytes)

@@ -26,11 +26,11 @@ from sktorch_mlp._training.threads import available_threads, on_one_thread
 #: Multiply-adds from which helpers pay, on an idle machine, times the bytes of a number. To wake one takes some machines 0.2 ms.
 _LARGE = 320_000_000
 
-#: Seconds that the end of the program, a fork or a caller whose X is not numpy's waits for a helper, at most.
+#: Seconds that the end of the program, or a fork, waits for a helper, at most.
 _UNTIL_ENDED = 5.0
 
-#: Seconds between two looks whether helpers have ended.
-_BETWEEN_LOOKS = 0.001
+#: The same of a prediction whose X may be closed: the program crashes if a helper still reads it.
+_UNTIL_CLOSED = 60.0
 
 _R = TypeVar("_R")
 
@@ -66,25 +66,32 @@ class _Helpers:
     def __init__(self) -> None:
         self._orders = SimpleQueue[_Blocks | None]()
         self._threads: list[threading.Thread] = []
-        self._at_work: set[int] = set()
-        self._is_forking = False
+        self._late: set[_Blocks] = set()  # of calls that have returned, while helpers still compute
 
-    def run(self, blocks: _Blocks, n_threads: int) -> None:
+    def run(self, blocks: _Blocks, n_threads: int, *, to_the_end: bool) -> None:
         """Compute all blocks on the calling thread, and on helpers that no other caller has."""
         with _callers as n_callers:
             n_helpers = min(n_threads - n_callers, blocks.n_blocks - 1)
-            if n_helpers > 0 and not self._is_forking:
-                self._ask(n_helpers, blocks)
             try:
+                if n_helpers > 0:
+                    self._ask(n_helpers, blocks)
                 blocks.work()
+                if to_the_end:
+                    blocks.wait(_UNTIL_CLOSED)
                 blocks.finish()
             finally:
                 blocks.withdraw()
+                if to_the_end:
+                    blocks.wait(_UNTIL_CLOSED)
+                self._late.add(blocks)
+                for late in list(self._late):
+                    if not late.wait(0.0):
+                        self._late.discard(late)
 
     def _ask(self, n_helpers: int, blocks: _Blocks) -> None:
         """Let helpers compute, if they can be had."""
         while len(self._threads) < n_helpers:
-            thread = threading.Thread(target=_help, args=(self._orders, self._at_work), name="prediction", daemon=True)
+            thread = threading.Thread(target=_help, args=(self._orders,), name="prediction", daemon=True)
             try:
                 start_thread(thread)
             except NoThreadError:  # the caller goes on with those that there are
@@ -95,14 +102,8 @@ class _Helpers:
 
     def before_fork(self) -> None:
         """Wait for helpers that still compute what was late: the child would have the locks that they hold, and not them."""
-        self._is_forking = True
-        patience = time.monotonic() + _UNTIL_ENDED
-        while (self._at_work or not self._orders.empty()) and time.monotonic() < patience:
-            time.sleep(_BETWEEN_LOOKS)
-
-    def after_fork(self) -> None:
-        """Go on in the parent."""
-        self._is_forking = False
+        for late in list(self._late):
+            late.wait(_UNTIL_ENDED)
 
     def end(self) -> None:
         """Wait for helpers that still compute: one that frees tensors while Python ends may abort it."""
@@ -114,29 +115,15 @@ class _Helpers:
 
 
 class _Blocks:
-    """Blocks that several threads compute. A block that is late is computed again rather than waited for.
+    """Blocks that several threads compute. A block that is late is computed again rather than waited for."""
 
-    Parameters
-    ----------
-    compute, store, n_blocks
-        As those of `compute_blocks`.
-    patience : float
-        Seconds to wait for blocks that are late, at least.
-    """
-
-    def __init__(
-        self,
-        compute: Callable[[int], Tensor],
-        store: Callable[[int, Tensor], None],
-        n_blocks: int,
-        patience: float = 0.0,
-    ) -> None:
+    def __init__(self, compute: Callable[[int], Tensor], store: Callable[[int, Tensor], None], n_blocks: int) -> None:
         self._compute, self._store, self.n_blocks = compute, store, n_blocks
         self._waiting = deque(range(n_blocks))
         self._unfinished = set(range(n_blocks))
-        self._not_here = set(range(n_blocks))  # which helpers have in hand, or may take
+        self._not_here = set(range(n_blocks))  # those that helpers have in hand, or may take
         self._of_helpers = SimpleQueue[tuple[int, Tensor | None]]()
-        self._patience = patience
+        self._seconds = 0.0  # of the last block
 
     def _next_blocks(self) -> Iterator[int]:
         while self._waiting:
@@ -156,38 +143,40 @@ class _Blocks:
 
     def work(self) -> None:
         """Compute and store blocks until none is waiting."""
-        seconds = 0.0
         for block in self._next_blocks():
             self._not_here.discard(block)
             began = time.perf_counter()
             self._finish_block(block, self._compute(block))
-            seconds = time.perf_counter() - began
-            self._store_those_of_helpers(0.0)
-        self._patience = max(self._patience, seconds)
+            self._seconds = time.perf_counter() - began
+            self.wait(0.0)
+
+    def wait(self, seconds: float) -> bool:
+        """Store what helpers have computed, or will have in so many seconds. Return whether they have more in hand."""
+        deadline = time.perf_counter() + seconds
+        while self._not_here:
+            try:
+                block, result = self._of_helpers.get(timeout=max(0.0, deadline - time.perf_counter()))
+            except Empty:
+                return True
+            self._not_here.discard(block)
+            if result is not None:
+                self._finish_block(block, result)
+        return False
 
     def finish(self) -> None:
-        """Wait for helpers as long as a block takes, or longer; then compute what they still have in hand."""
-        self._store_those_of_helpers(time.perf_counter() + self._patience)
+        """Wait for helpers as long as a block takes; then compute what they still have in hand."""
+        self.wait(self._seconds)
         for block in sorted(self._unfinished):
-            self._store_those_of_helpers(0.0)
+            self.wait(0.0)
             if block in self._unfinished:
                 self._finish_block(block, self._compute(block))
 
     def withdraw(self) -> None:
         """Leave nothing for helpers to begin, after an error or Ctrl-C, and nothing of X to those who have not yet looked."""
-        self._waiting.clear()
-        self._compute = _compute_nothing
-
-    def _store_those_of_helpers(self, deadline: float) -> None:
-        """Store what helpers have computed, or will have until then."""
-        while self._not_here:
-            try:
-                block, result = self._of_helpers.get(timeout=max(0.0, deadline - time.perf_counter()))
-            except Empty:
-                return
+        for block in self._next_blocks():
             self._not_here.discard(block)
-            if result is not None:
-                self._finish_block(block, result)
+        self._unfinished.clear()
+        self._compute, self._store = _compute_nothing, _store_nothing
 
     def _finish_block(self, block: int, result: Tensor) -> None:
         if block in self._unfinished:
@@ -196,22 +185,23 @@ class _Blocks:
 
 
 def _compute_nothing(block: int) -> Tensor:
-    raise RuntimeError(f"The blocks have been withdrawn, of which {block} is one.")
+    raise RuntimeError(f"Block {block} has been withdrawn.")
+
+
+def _store_nothing(block: int, result: Tensor) -> None:
+    """Nobody waits for it."""
 
 
 @on_one_thread
-def _help(orders: SimpleQueue[_Blocks | None], at_work: set[int]) -> None:
+def _help(orders: SimpleQueue[_Blocks | None]) -> None:
     """Help with what is ordered, until nothing more will be."""
-    ident = threading.get_ident()
     with torch.inference_mode(False), torch.no_grad():
         while (blocks := orders.get()) is not None:
-            at_work.add(ident)
             with suppress(
                 Exception
             ):  # the caller computes the block again, and has the error if it is not the helper's alone
                 call_quietly(blocks.help)
             del blocks
-            at_work.discard(ident)
 
 
 _helpers = _Helpers()
@@ -225,11 +215,7 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=lambda: _helpers.before_fork(),
-        after_in_parent=lambda: _helpers.after_fork(),
-        after_in_child=_after_fork,
-    )
+    os.register_at_fork(before=lambda: _helpers.before_fork(), after_in_child=_after_fork)
 
 
 def compute_blocks(
@@ -252,13 +238,13 @@ def compute_blocks(
         ``store(block, result)``, one call at a time; not after this function has returned.
     n_blocks, n_threads : int
     to_the_end : bool, default=False
-        Whether to wait until no other thread computes a block that is late.
+        Whether to wait until no other thread computes a block, also after an error.
     """
     if n_threads == 1:
         for block in range(n_blocks):
             store(block, compute(block))
     else:
-        _helpers.run(_Blocks(compute, store, n_blocks, _UNTIL_ENDED if to_the_end else 0.0), n_threads)
+        _helpers.run(_Blocks(compute, store, n_blocks), n_threads, to_the_end=to_the_end)
 
 
 def predict_blocks(

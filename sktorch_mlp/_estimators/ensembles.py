@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sktorch_mlp._data.arrays import may_be_closed
 from sktorch_mlp._data.device import available_or_cpu
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._nn.activations import get_activation
@@ -106,9 +107,9 @@ class FittedStack:
         with torch.inference_mode(False), torch.no_grad():  # the predictor outlives it
             return _StackPredictor(self)
 
-    def predict(self, rows: Rows) -> Tensor:
-        """Weighted sum over networks of their activated outputs, (n_rows, n_outputs)."""
-        return self._predictor(rows)
+    def predict(self, rows: Rows, *, to_the_end: bool = False) -> Tensor:
+        """Weighted sum over networks of their activated outputs, (n_rows, n_outputs); see `predict_blocks`."""
+        return self._predictor(rows, to_the_end)
 
     def summarize(self, n_columns: int, dropout: float) -> LayerTable:
         """Describe the layers, for tables of so many columns and networks trained with this dropout."""
@@ -187,7 +188,7 @@ class _StackPredictor:
         self._block_rows = max(_BLOCK_ROWS, _BLOCK_SIZE // widest)
 
     @without_gradients
-    def __call__(self, rows: Rows) -> Tensor:
+    def __call__(self, rows: Rows, to_the_end: bool) -> Tensor:
         with torch.inference_mode(False), without_autocast(rows.device):
             return predict_blocks(
                 self._predict,
@@ -197,6 +198,7 @@ class _StackPredictor:
                 self._n_outputs,
                 len(rows) * self._n_coefs,
                 may_share=rows.device.type == "cpu",
+                to_the_end=to_the_end,
             )
 
     def _predict(self, rows: Rows) -> Tensor:
@@ -284,7 +286,7 @@ class FittedEnsemble:
         rows = Rows.from_array(X, self.stacks[0].spec.device, self.stacks[0].dtype)  # those of all stacks
         total: Tensor | None = None
         for stack in self.stacks:
-            predicted = stack.predict(rows)
+            predicted = stack.predict(rows, to_the_end=may_be_closed(X))
             total = predicted if total is None else total.add_(predicted)
         assert total is not None
         return total.cpu().numpy()

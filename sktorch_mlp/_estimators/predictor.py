@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sktorch_mlp._data.arrays import may_be_closed
 from sktorch_mlp._data.rows import Rows, cast
 from sktorch_mlp._nn.activations import ActivationLike
 from sktorch_mlp._nn.few_rows import FEW_ROWS, FEW_ROWS_OF_A_BLOCK, FewRows, check_sums
@@ -120,7 +121,7 @@ class Predictor:
             return self.predict_rows(X)
         if self._few_rows is None or type(X) is not np.ndarray or len(X) > self._most_few_rows:
             rows = Rows.from_array(X, self._device, self._dtype)
-            return self.predict_rows(rows, check=check, of_others=_is_memory_of_others(X))
+            return self.predict_rows(rows, check=check, to_the_end=may_be_closed(X))
         if X.dtype != self._dtype:
             X = cast(as_tensor(X), self._first_coef.dtype).numpy()
         with without_autocast(self._device):
@@ -128,8 +129,8 @@ class Predictor:
             return call(self._compute_block, len(X), self._few_rows, X, check)
 
     @without_gradients
-    def predict_rows(self, rows: Rows, *, check: bool = False, of_others: bool = False) -> Tensor:
-        """The same for rows, which may be in memory that others free: then no thread reads it any longer when this returns."""
+    def predict_rows(self, rows: Rows, *, check: bool = False, to_the_end: bool = False) -> Tensor:
+        """The same for rows; see `predict_blocks`."""
         first_coef = self._first_coef
         if rows.is_sparse:  # sparse products want their operand input-major
             first_coef = first_coef.mT.contiguous().mT
@@ -147,7 +148,7 @@ class Predictor:
                 self._n_outputs,
                 len(rows) * self._operations_per_row,
                 may_share=self._may_share,
-                to_the_end=of_others,
+                to_the_end=to_the_end,
             )
 
     def _compute_block(self, n_rows: int, compute: Callable[..., _R], *args: Any) -> _R:
@@ -206,12 +207,3 @@ class Predictor:
         if len(self._scratch) < _N_SCRATCHES:  # only now: another thread may take it
             self._scratch.append(scratch)
         return outputs
-
-
-def _is_memory_of_others(X: Any) -> bool:
-    """Whether X is an array of memory that may be closed, and not only forgotten: a map of a file, or what processes share."""
-    if not isinstance(X, np.ndarray):
-        return False
-    while isinstance(X, np.ndarray):
-        X = X.base
-    return not (X is None or isinstance(X, Tensor | bytes))

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from .concurrent import call_without_signals
 
 #: ``backward_(delta, units)`` multiplies `delta` in place by the derivative.
 Backward = Callable[[Tensor, Tensor], object]
@@ -39,6 +42,10 @@ def own_thread_setters() -> tuple[ThreadSetter, ThreadSetter]:
     a thread would keep for good what another one has set for a moment. Where the libraries do not show the functions,
     it takes their place.
     """
+    return call_without_signals(_find_own_thread_setters)
+
+
+def _find_own_thread_setters() -> tuple[ThreadSetter, ThreadSetter]:
     set_openmp = _library_function("omp_set_num_threads")
     set_mkl = _library_function("MKL_Set_Num_Threads_Local") if torch.backends.mkl.is_available() else _no_setting
     if set_openmp is None or set_mkl is None or not _sets_pytorchs_threads(set_openmp):
@@ -62,7 +69,9 @@ def has_own_kernels() -> bool:
     MKL asks whether Intel has made the processor. If not it takes others, with 80 to 95 % of the speed that OpenBLAS has
     there, and half of it for narrow matrices, and where the processor has AVX-512.
     """
-    is_intel = _library_function("mkl_serv_intel_cpu_true") if torch.backends.mkl.is_available() else None
+    if not torch.backends.mkl.is_available():
+        return True
+    is_intel = call_without_signals(partial(_library_function, "mkl_serv_intel_cpu_true"))
     return is_intel is None or bool(is_intel())
 
 
@@ -82,13 +91,9 @@ def onednn_linear() -> Linear | None:
 
 def _library_function(name: str) -> Any:
     """A function of the library of PyTorch's operators, or of what that contains; None where it cannot be found."""
-    try:
+    with suppress(OSError):
         for path in (Path(torch.__file__).parent / "lib").glob("*torch_cpu.*"):
             return getattr(ctypes.CDLL(str(path)), name, None)
-    except TimeoutError:  # an error of the system, too, but of the handler of an alarm
-        raise
-    except OSError:
-        pass
     return None
 
 

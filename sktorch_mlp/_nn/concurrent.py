@@ -7,6 +7,9 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
+from typing import TypeVar
+
+_R = TypeVar("_R")
 
 
 class NoThreadError(RuntimeError):
@@ -40,6 +43,29 @@ def start_thread(thread: threading.Thread) -> None:
     refusal = outcome.get()
     if refusal is not None:
         raise refusal
+
+
+def call_without_signals(function: Callable[[], _R]) -> _R:
+    """Call a function in a thread of its own, if one can be had: what handlers of signals raise comes into the main thread alone.
+
+    There it ends the wait, and is not taken for an error that the function expects.
+    """
+    outcome = SimpleQueue[_R | Exception]()
+
+    def call() -> None:
+        try:
+            outcome.put(function())
+        except Exception as error:
+            outcome.put(error)
+
+    try:
+        start_thread(threading.Thread(target=call, name="without signals", daemon=True))
+    except NoThreadError:
+        return function()
+    result = outcome.get()
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def call_at_once(calls: Sequence[Callable[[], object]], name: str = "part of a call") -> None:

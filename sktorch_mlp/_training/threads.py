@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from functools import cache, lru_cache, wraps
+from functools import cache, lru_cache, partial, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,6 +16,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from sktorch_mlp._nn.compat import own_thread_setters
+from sktorch_mlp._nn.concurrent import call_without_signals
 from sktorch_mlp._nn.matmul import ONE_BLAS_THREAD_FOR_VECTORS
 from sktorch_mlp._nn.threads import forget_threads, set_own_threads, threads_for_large_calls
 
@@ -61,12 +62,14 @@ class _Process:
     def release_blas(self, user: object) -> None:
         """Give BLAS its threads again, if nobody else needs that of one."""
         with self._blas_lock:
-            self._blas_users.discard(user)
-            if not self._blas_users:
+            if self._blas_users == {user}:
                 for library, setting in self._blas_settings:
                     if library.num_threads == 1:  # else others have set it meanwhile
                         _set_from_any_thread(library, setting)
                 self._blas_settings = []
+            self._blas_users.discard(
+                user
+            )  # only now: the fit of a handler would find one thread, and take it for the setting
 
 
 _process = _Process(is_forked=False)
@@ -173,10 +176,12 @@ def _cpu_count(affinity: frozenset[int], when: float) -> int:
 
     joblib sees the quota of a container. That of a service or a job that runs beside others is one of its control group.
     """
+    return call_without_signals(partial(_count_cores, affinity))
+
+
+def _count_cores(affinity: frozenset[int]) -> int:
     try:
         n_cores: int = joblib.cpu_count()
-    except TimeoutError:  # of the handler of an alarm
-        raise
     except (OSError, ValueError):  # no file descriptor is left to read a quota with, or LOKY_MAX_CPU_COUNT is no number
         n_cores = len(affinity) or os.cpu_count() or 1
     return max(1, math.ceil(min(n_cores, _cgroup_quota())))
@@ -211,8 +216,6 @@ def _read(path: Path) -> str:
     """Text of a file, with names of files of any encoding; nothing where there is none."""
     try:
         return os.fsdecode(path.read_bytes())
-    except TimeoutError:  # of the handler of an alarm
-        raise
     except OSError:
         return ""
 

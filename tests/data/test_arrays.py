@@ -5,9 +5,11 @@ import warnings
 import h5py
 import numpy as np
 import pytest
+import scipy.sparse as sp
+import torch
 import zarr
 
-from sktorch_mlp._data.arrays import DiskArray, is_disk_array
+from sktorch_mlp._data.arrays import DiskArray, is_disk_array, may_be_closed
 from tests.data.helpers import X
 
 
@@ -134,3 +136,17 @@ def test_what_a_lower_precision_cannot_hold_is_found_when_it_is_read():
     with pytest.raises(ValueError, match=r"in row 30, or a value too large for dtype\('float32'\)"):
         array.read_into(out, np.arange(20, 40))
     array.read_into(np.empty((20, 64)), np.arange(20, 40))
+
+
+def test_which_memory_may_be_closed(tmp_path):
+    own = np.ones((4, 3))
+    np.save(tmp_path / "X.npy", own)
+    mapped, shared = np.load(tmp_path / "X.npy", mmap_mode="r"), np.frombuffer(bytearray(96)).reshape(4, 3)
+    for array in (own, own[::2].T, np.frombuffer(own.tobytes()), torch.ones(4, 3).T):
+        assert not may_be_closed(array)
+    for array in (mapped[1:], shared, torch.from_numpy(shared)[1:], torch.frombuffer(bytearray(8), dtype=torch.uint8)):
+        assert may_be_closed(array)
+    assert may_be_closed(torch.from_numpy(shared).numpy())
+    rows = sp.csr_array(own)
+    assert not may_be_closed(rows)
+    assert may_be_closed(sp.csr_array((np.frombuffer(bytearray(96)), rows.indices, rows.indptr), shape=(4, 3)))

@@ -1,11 +1,13 @@
 """Blocks of predictions on several threads: each stored once, whatever happens to helpers."""
 
+import gc
 import mmap
 import os
 import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -104,17 +106,47 @@ def test_memory_of_others_can_be_closed_after_a_prediction(models, tmp_path, two
         memory.close()
 
 
-def test_which_memory_may_be_closed(tmp_path):
-    own = np.ones((4, 3))
-    np.save(tmp_path / "X.npy", own)
-    for array in (own, own[::2].T, torch.ones(4, 3).numpy()[1:], np.frombuffer(own.tobytes()), csr_array(own), None):
-        assert not predictor._is_memory_of_others(array)
-    for array in (
-        np.load(tmp_path / "X.npy", mmap_mode="r")[1:],
-        np.frombuffer(bytearray(8)),
-        np.frombuffer(memoryview(own)),
+@pytest.mark.parametrize("kind", ["array", "tensor", "sparse", "not finite", "alarm"])
+def test_memory_of_others_can_be_closed_whatever_X_is_and_after_errors(models, kind, two_torch_threads, monkeypatch):
+    caller, predict_block = threading.current_thread(), predictor.Predictor._predict
+    memory = mmap.mmap(-1, X.nbytes)
+    values = np.frombuffer(memory, np.float32)
+    values[:] = X.ravel()
+    rows = values.reshape(X.shape)
+    if kind == "tensor":
+        rows = torch.from_numpy(rows)
+    elif kind == "sparse":
+        n_rows, n_features = X.shape
+        indices, indptr = np.tile(np.arange(n_features), n_rows), np.arange(n_rows + 1) * n_features
+        rows = csr_array((values, indices, indptr), shape=X.shape)
+    elif kind == "not finite":
+        rows[0] = np.nan
+    at_work = []
+
+    def slow(self, *args, **kwargs):
+        if threading.current_thread() is caller:
+            while kind != "not finite" and not at_work:
+                time.sleep(0.001)
+            if kind == "alarm":
+                raise TimeoutError
+            return predict_block(self, *args, **kwargs)
+        at_work.append(1)
+        time.sleep(0.1)
+        at_work.append(predict_block(self, *args, **kwargs))
+        return at_work[-1]
+
+    models[0](X)  # with a helper that waits for the next call
+    monkeypatch.setattr(predictor.Predictor, "_predict", slow)
+    with {"not finite": pytest.raises(ValueError, match="NaN"), "alarm": pytest.raises(TimeoutError)}.get(
+        kind, nullcontext()
     ):
-        assert predictor._is_memory_of_others(array)
+        models[0](rows)
+    n_at_work = len(at_work)
+    del rows, values
+    gc.collect()  # of the frames of an error
+    memory.close()
+    time.sleep(0.15)
+    assert len(at_work) == n_at_work
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -139,7 +171,6 @@ def test_a_fork_waits_for_a_helper_that_is_late(monkeypatch):
             os._exit(len(at_work) or blocks._helpers._threads != [])
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert _compute(lambda block: torch.tensor(block), 9, 2) == [(block, block) for block in range(9)]
-    assert not blocks._helpers._is_forking
 
 
 def test_without_threads_to_start_the_caller_goes_on_alone(monkeypatch):

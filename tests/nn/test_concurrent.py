@@ -1,12 +1,14 @@
 """Calls that are made at once."""
 
+import signal
 import sys
 import threading
+import time
 
 import pytest
 
 from sktorch_mlp._nn import concurrent
-from sktorch_mlp._nn.concurrent import call_at_once
+from sktorch_mlp._nn.concurrent import call_at_once, call_without_signals
 
 
 def test_calls_are_made_at_once():
@@ -58,3 +60,37 @@ def test_no_thread_is_started_while_python_ends(monkeypatch):
     threads = []
     call_at_once([lambda: threads.append(threading.current_thread())] * 3)
     assert threads == [threading.current_thread()] * 3
+
+
+def test_a_call_without_signals_gives_its_result_or_error():
+    assert call_without_signals(threading.current_thread) is not threading.current_thread()
+    with pytest.raises(ZeroDivisionError):
+        call_without_signals(lambda: 1 / 0)
+
+
+def test_where_there_is_no_thread_a_call_is_made_here(monkeypatch):
+    def no_thread(thread):
+        raise concurrent.NoThreadError
+
+    monkeypatch.setattr(concurrent, "start_thread", no_thread)
+    assert call_without_signals(threading.current_thread) is threading.current_thread()
+
+
+def test_handlers_of_signals_raise_outside_of_a_call_without_them():
+    def alarmed():
+        try:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+            time.sleep(0.05)
+        except ValueError:
+            return "taken for an error of the call"
+        return "not noticed"
+
+    def handler(*args):
+        raise ValueError("of the handler")
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with pytest.raises(ValueError, match="of the handler"):
+            call_without_signals(alarmed)
+    finally:
+        signal.signal(signal.SIGALRM, before)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -220,18 +221,25 @@ def test_a_malformed_number_of_cores_is_none(value, monkeypatch):
         threads._cpu_count.cache_clear()
 
 
-@pytest.mark.parametrize("reads", ["joblib", "files"])
-def test_the_alarm_of_a_handler_is_not_taken_for_a_quota_that_cannot_be_read(reads, monkeypatch):
-    def alarmed(*args):
-        raise TimeoutError
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals")
+@pytest.mark.parametrize("error", [TimeoutError, ValueError])
+def test_what_a_handler_raises_is_not_taken_for_a_quota_that_cannot_be_read(error, monkeypatch):
+    def handler(*args):
+        raise error
 
-    if reads == "joblib":
-        monkeypatch.setattr(threads.joblib, "cpu_count", alarmed)
-    else:
-        monkeypatch.setattr(threads.Path, "read_bytes", alarmed)
+    def alarmed():
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
+        time.sleep(0.05)
+        return 2
+
+    monkeypatch.setattr(threads.joblib, "cpu_count", alarmed)
     threads._cpu_count.cache_clear()
-    with pytest.raises(TimeoutError):
-        available_threads()
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with pytest.raises(error):
+            available_threads()
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_quotas_limit_the_threads(monkeypatch):
@@ -347,25 +355,38 @@ def test_the_last_that_leaves_gives_blas_its_threads_again_in_whatever_thread():
     thread.join()
 
 
-@pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.usefixtures("two_blas_threads")
-def test_a_handler_of_signals_may_fit_where_the_setting_is_about_to_change(n_threads, monkeypatch):
-    """It would wait for ever for a lock that the thread which it has interrupted holds."""
-    set_threads, nested = threads._set_from_any_thread, []
+def test_a_handler_of_signals_may_fit_wherever_it_comes():
+    """It neither waits for ever for a lock of the thread that it has interrupted, nor takes one thread for the setting of the user."""
+    codes = {threads._Process.limit_blas.__code__, threads._Process.release_blas.__code__}
+    n_lines = 0  # until the handler comes
 
-    def interrupted(library, n):
-        if n == n_threads and not nested:
-            nested.append(n)
-            on_one_blas_thread(int)()
-        set_threads(library, n)
+    def traced(nth):
+        def trace(frame, event, arg):
+            nonlocal n_lines
+            if frame.f_code not in codes:
+                return None
+            if event == "line":
+                n_lines += 1
+                if n_lines == nth:
+                    sys.settrace(None)
+                    on_one_blas_thread(int)()
+            return trace
 
-    monkeypatch.setattr(threads, "_set_from_any_thread", interrupted)
-    thread = threading.Thread(target=on_one_blas_thread(int), daemon=True)
-    thread.start()
-    thread.join(30)
-    assert not thread.is_alive()
-    assert nested == [n_threads]
-    assert _blas_threads() == {2}
+        sys.settrace(trace)
+        on_one_blas_thread(int)()
+        sys.settrace(None)
+
+    for nth in range(1, 100):
+        n_lines = 0
+        thread = threading.Thread(target=traced, args=(nth,), daemon=True)
+        thread.start()
+        thread.join(30)
+        assert not thread.is_alive()
+        assert _blas_threads() == {2}
+        if n_lines < nth:
+            break
+    assert 15 < nth < 99
 
 
 @pytest.mark.usefixtures("two_blas_threads")
