@@ -7,6 +7,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from sklearn.datasets import load_digits
+from threadpoolctl import threadpool_info
 
 from sktorch_mlp._data.rows import Rows
 from sktorch_mlp._data.samples import Samples, TrainingData
@@ -132,3 +133,8 @@ def assert_same_training(fit, expected, rtol=1e-9, atol=1e-12):
             np.testing.assert_allclose(moment, expected_moment, rtol=rtol, atol=atol)
     assert fit.optimizer.settings_key(0) == expected.optimizer.settings_key(0)
     np.testing.assert_array_equal(fit.shuffler.next_epoch(), expected.shuffler.next_epoch())
+
+
+def blas_threads():
+    """Numbers of threads of the BLAS libraries of this process."""
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
