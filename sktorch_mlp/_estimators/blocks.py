@@ -32,6 +32,9 @@ _UNTIL_ENDED = 5.0
 #: The same of a prediction whose X may be closed: the program crashes if a helper still reads it.
 _UNTIL_CLOSED = 60.0
 
+#: Seconds that a thread waits for a block before it looks whether another thread has had it.
+_UNTIL_NEXT_LOOK = 0.05
+
 _R = TypeVar("_R")
 
 
@@ -154,10 +157,13 @@ class _Blocks:
         """Store what helpers have computed, or will have in so many seconds. Return whether they have more in hand."""
         deadline = time.perf_counter() + seconds
         while self._not_here:
+            remaining = deadline - time.perf_counter()
             try:
-                block, result = self._of_helpers.get(timeout=max(0.0, deadline - time.perf_counter()))
-            except Empty:
-                return True
+                block, result = self._of_helpers.get(timeout=max(0.0, min(remaining, _UNTIL_NEXT_LOOK)))
+            except Empty:  # or another thread has looked, and has the last one
+                if remaining <= 0:
+                    return True
+                continue
             self._not_here.discard(block)
             if result is not None:
                 self._finish_block(block, result)

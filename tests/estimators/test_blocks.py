@@ -67,6 +67,27 @@ def test_a_helper_that_is_late_is_waited_for_where_it_reads_what_may_be_closed()
         assert at_work == set()
 
 
+def test_a_late_block_may_be_waited_for_by_several_threads():
+    """A fork waits for it, and the next prediction looks whether it has come."""
+    release, taken = threading.Event(), threading.Event()
+    late = blocks._Blocks(
+        lambda block: (taken.set(), release.wait(30), torch.tensor(block))[-1], lambda *block: None, 1
+    )
+    helper = threading.Thread(target=late.help)
+    helper.start()
+    assert taken.wait(30)
+    late.withdraw()
+    assert late.wait(0.0)
+    waiting = [threading.Thread(target=late.wait, args=(20,)) for _ in range(3)]
+    for thread in waiting:
+        thread.start()
+    release.set()
+    for thread in (helper, *waiting):
+        thread.join(5)
+        assert not thread.is_alive()
+    assert not late.wait(0.0)
+
+
 def test_a_helper_that_failed_is_not_waited_for():
     caller = threading.current_thread()
     failed = []
