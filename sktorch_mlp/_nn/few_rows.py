@@ -17,7 +17,7 @@ from .network import hidden_functions
 from .onednn import RowsOfPredictions, multiplies_prediction
 from .products import bind_shared, mm
 from .tensors import NotFiniteError, as_tensor, without_gradients
-from .threads import threads_of_large_calls
+from .threads import allowed_threads, worthwhile_threads
 
 #: Rows that are few, at most; and in a block of many, where calls matter less than products, which take up to 1.4 times as long.
 FEW_ROWS, FEW_ROWS_OF_A_BLOCK = 1536, 512
@@ -123,7 +123,7 @@ def _bind(
 ) -> Callable[[Tensor], Tensor]:
     """Return ``multiply(units)`` for units of so many rows and of these strides. It adds the intercept, a row, if they are many."""
     n_in, n_out = coef.shape
-    n_threads = max(1, min(n_threads, n_rows * n_in * n_out * coef.itemsize // 4 // _OPERATIONS_PER_THREAD))
+    n_threads = worthwhile_threads(n_rows * n_in * n_out * coef.itemsize // 4, n_threads, _OPERATIONS_PER_THREAD)
     if n_rows < _ADDED_AT_ONCE:
         return bind_shared(coef, n_rows, strides, n_threads)
     by_onednn = multiplies_prediction(n_rows, coef, n_rows)
@@ -178,7 +178,7 @@ class FewRows:
         return self._compute(X, check)
 
     def _compute(self, X: np.ndarray, check: bool) -> np.ndarray:
-        n_rows, n_threads = len(X), threads_of_large_calls()
+        n_rows, n_threads = len(X), allowed_threads()
         units: _Units = X
         for affine, activate in self._layers:
             units = affine(units, n_rows, n_threads)

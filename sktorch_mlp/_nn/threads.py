@@ -60,14 +60,14 @@ class threads_for_large_calls:  # noqa: N801 - a generator takes three times as 
         self._n_threads, self._before = n_threads, 1
 
     def __enter__(self) -> None:
-        self._before = threads_of_large_calls()
+        self._before = allowed_threads()
         _local.n_threads = self._n_threads
 
     def __exit__(self, *error: object) -> None:
         _local.n_threads = self._before
 
 
-def threads_of_large_calls() -> int:
+def allowed_threads() -> int:
     """How many threads large calls of this thread may use now."""
     n_threads: int = getattr(_local, "n_threads", 1)
     return n_threads
@@ -298,4 +298,9 @@ def share(
 
 def most_threads(n_operations: int) -> int:
     """Threads that a call of so many multiply-adds may use here."""
-    return max(1, min(threads_of_large_calls(), n_operations // _OPERATIONS_PER_THREAD))
+    return worthwhile_threads(n_operations, allowed_threads())
+
+
+def worthwhile_threads(n_operations: int, n_threads: int, per_thread: int = _OPERATIONS_PER_THREAD) -> int:
+    """How many of some threads have enough to do."""
+    return max(1, min(n_threads, n_operations // per_thread))

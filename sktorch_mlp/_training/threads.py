@@ -67,9 +67,8 @@ class _Process:
                     if library.num_threads == 1:  # else others have set it meanwhile
                         _set_from_any_thread(library, setting)
                 self._blas_settings = []
-            self._blas_users.discard(
-                user
-            )  # only now: the fit of a handler would find one thread, and take it for the setting
+            # Only now: the fit of a handler would find one thread, and take it for the setting.
+            self._blas_users.discard(user)
 
 
 _process = _Process(is_forked=False)

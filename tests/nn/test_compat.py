@@ -1,8 +1,5 @@
 """What PyTorch does not document: that it is there, does what the package needs, and can be done without."""
 
-import signal
-import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from sktorch_mlp._nn import compat
+from tests.interrupts import alarms_that_raise, needs_signals
 
 #: The operators: overload, derivative made from it, the activation, whether the derivative is taken at the output.
 OPERATORS = {
@@ -95,24 +93,19 @@ def test_threads_are_set_by_pytorch_where_its_library_does_not_show_how():
     assert compat.own_thread_setters.__wrapped__()[0] is torch.set_num_threads
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals")
+@needs_signals
 def test_what_a_handler_raises_is_not_taken_for_a_library_that_is_not_found(monkeypatch):
-    def handler(*args):
-        raise OSError("of the handler")
+    n_threads = torch.get_num_threads()
+    with alarms_that_raise(OSError("of the handler")) as send_alarm:
 
-    def alarmed(path):
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
-        time.sleep(0.05)
-        raise OSError("there is none")
+        def alarmed(path):
+            send_alarm()
+            raise OSError("there is none")
 
-    monkeypatch.setattr(compat.ctypes, "CDLL", alarmed)
-    n_threads, before = torch.get_num_threads(), signal.signal(signal.SIGALRM, handler)
-    try:
+        monkeypatch.setattr(compat.ctypes, "CDLL", alarmed)
         for function in (compat.own_thread_setters, compat.has_own_kernels):
             with pytest.raises(OSError, match="of the handler"):
                 function.__wrapped__()
-    finally:
-        signal.signal(signal.SIGALRM, before)
     assert torch.get_num_threads() == n_threads
 
 

@@ -1,14 +1,14 @@
 """Calls that are made at once."""
 
-import signal
 import sys
 import threading
-import time
+from contextlib import suppress
 
 import pytest
 
 from sktorch_mlp._nn import concurrent
 from sktorch_mlp._nn.concurrent import call_at_once, call_without_signals
+from tests.interrupts import alarms_that_raise, needs_signals
 
 
 def test_calls_are_made_at_once():
@@ -76,21 +76,13 @@ def test_where_there_is_no_thread_a_call_is_made_here(monkeypatch):
     assert call_without_signals(threading.current_thread) is threading.current_thread()
 
 
+@needs_signals
 def test_handlers_of_signals_raise_outside_of_a_call_without_them():
-    def alarmed():
-        try:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
-            time.sleep(0.05)
-        except ValueError:
-            return "taken for an error of the call"
-        return "not noticed"
+    with alarms_that_raise(ValueError("of the handler")) as send_alarm:
 
-    def handler(*args):
-        raise ValueError("of the handler")
+        def alarmed():
+            with suppress(ValueError):
+                send_alarm()
 
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
         with pytest.raises(ValueError, match="of the handler"):
             call_without_signals(alarmed)
-    finally:
-        signal.signal(signal.SIGALRM, before)

@@ -17,6 +17,7 @@ from sktorch_mlp import MLPTorchClassifier
 from sktorch_mlp._nn import compat
 from sktorch_mlp._training import threads
 from sktorch_mlp._training.threads import available_threads, on_one_blas_thread, on_one_thread
+from tests.interrupts import alarms_that_raise, needs_signals
 from tests.training.helpers import blas_threads
 
 pytestmark = pytest.mark.usefixtures("two_torch_threads")
@@ -216,25 +217,14 @@ def test_a_malformed_number_of_cores_is_none(value, monkeypatch):
         threads._cpu_count.cache_clear()
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals")
+@needs_signals
 @pytest.mark.parametrize("error", [TimeoutError, ValueError])
 def test_what_a_handler_raises_is_not_taken_for_a_quota_that_cannot_be_read(error, monkeypatch):
-    def handler(*args):
-        raise error
-
-    def alarmed():
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
-        time.sleep(0.05)
-        return 2
-
-    monkeypatch.setattr(threads.joblib, "cpu_count", alarmed)
-    threads._cpu_count.cache_clear()
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
+    with alarms_that_raise(error) as send_alarm:
+        monkeypatch.setattr(threads.joblib, "cpu_count", lambda: send_alarm() or 2)
+        threads._cpu_count.cache_clear()
         with pytest.raises(error):
             available_threads()
-    finally:
-        signal.signal(signal.SIGALRM, before)
 
 
 def test_quotas_limit_the_threads(monkeypatch):
